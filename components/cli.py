@@ -13,7 +13,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ class Step:
     Attributes:
         sections: sections of the parameters that `run` takes, each under its own name.
         inputs: artifacts that it reads, name -> meaning; each becomes `--name PATH` and a `Path`.
-        optional: inputs that may be left out; `run` then gets None.
+        optional: inputs that may be left out; `run` then gets None, or what `defaults` says.
+        defaults: where an optional input comes from when left out, name -> function of the sections.
         outputs: artifacts that it writes, likewise; `run` writes each through `contracts.atomic`.
         collections: inputs given as `--name KEY=PATH`, any number of times; `run` gets a dict of `Path`.
         choices: words to choose from, name -> choices; each becomes `--name WORD` and a `str`.
@@ -43,6 +44,7 @@ class Step:
     outputs: Mapping[str, str]
     inputs: Mapping[str, str] = field(default_factory=dict)
     optional: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, Callable[[Mapping[str, Section]], Path]] = field(default_factory=dict)
     collections: Mapping[str, str] = field(default_factory=dict)
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -93,6 +95,7 @@ class Step:
         parameters: dict[str, Section] = {name: sections[name] for name in self.sections}
         words: dict[str, str] = {name: given[name] for name in self.choices}
         inputs: dict[str, Path | None] = {name: given[name] for name in (*self.inputs, *self.optional)}
+        inputs |= {name: default(parameters) for name, default in self.defaults.items() if inputs[name] is None}
         collections: dict[str, dict[str, Path]] = {name: dict(given[name]) for name in self.collections}
         outputs: dict[str, Path] = {name: given[name] for name in self.outputs}
         read = {name: path for name, path in inputs.items() if path is not None}

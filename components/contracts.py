@@ -7,6 +7,7 @@ suites are built on the same declarations.
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -181,6 +182,16 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def require_passed(validation: Path | None) -> None:
+    """Refuses to go on from data whose validation failed; None where there is no validation to look at.
+
+    Raises:
+        InputError: if the validation's `results.json` does not say that it passed.
+    """
+    if validation is not None and not json.loads((validation / "results.json").read_text(encoding="utf-8"))["passed"]:
+        raise InputError(f"{validation}: the data did not pass validation; see results.json there, and mend the source.")
+
+
 def content_id(*parts: str) -> str:
     """A 16-digit hexadecimal id of texts: the same texts have the same id, wherever and whenever they are read."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
@@ -202,11 +213,14 @@ RESPONSES = Table(
 )
 REJECTS = Table(
     "rejects",
-    "Rows of the source that did not become responses.",
+    "What of the source did not become responses, sorted by file, row, reason.",
     (
-        Column("row", pa.int64(), "row or line number in the source file, from 1"),
+        Column("file", _TEXT, "file of the source: its name, or its path within the source where that is a folder"),
+        Column("row", pa.int64(), "line in that file (row where it is Parquet), from 1"),
         Column("reason", _TEXT, "name of the rule"),
-        Column("content", _TEXT, "the row as JSON"),
+        Column(
+            "content", _TEXT, "what was read, as JSON: prompt, response and score, or the whole row where it has no such form"
+        ),
     ),
 )
 EMBEDDINGS = Table(

@@ -38,14 +38,12 @@ def load_tokenizer(models: Params) -> PreTrainedTokenizerBase:
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """The prompt as the model is shown it, up to where the response begins."""
-    text: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-    )
+    text: str = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
     return text
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> tuple[list[int], list[int]]:
-    """Token ids of the templated prompt and of what the model should answer, its end-of-turn token included.
+def conversation(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> tuple[str, str]:
+    """The templated prompt and what the model should answer, its end-of-turn token included, as texts.
 
     The response is followed by what the template writes after it, up to the end-of-sequence token; anything behind that
     (some templates add a line feed) is never generated and therefore not learned.
@@ -62,6 +60,12 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) ->
     answer = whole[len(before) :].rstrip()
     if not answer.endswith(eos):
         answer += eos
+    return before, answer
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> tuple[list[int], list[int]]:
+    """Token ids of the two texts of `conversation`."""
+    before, answer = conversation(tokenizer, prompt, response)
     prompt_ids: list[int] = tokenizer(before, add_special_tokens=False)["input_ids"]
     answer_ids: list[int] = tokenizer(answer, add_special_tokens=False)["input_ids"]
     return prompt_ids, answer_ids

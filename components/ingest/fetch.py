@@ -1,0 +1,95 @@
+"""From `ingest.source` to a local path; what lies elsewhere is copied first."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from components.contracts import InputError, atomic
+from components.ingest.forms import in_folder
+from components.ingest.params import Params
+from components.params import Section
+
+# Holds the copy of a remote source and the rows under way; removed when the step ends.
+WORK = Path(".work/ingest")
+_CHUNK = 1 << 20
+
+
+def source_path(sections: Mapping[str, Section]) -> Path:
+    """The file or folder that `ingest.source` names, copied to the working directory where it is not local.
+
+    Raises:
+        InputError: if there is no such source or it cannot be read.
+    """
+    ingest = sections["ingest"]
+    assert isinstance(ingest, Params)  # noqa: S101 - the section named ingest is this class
+    if "://" in ingest.source:
+        return _fetch(ingest.source)
+    path = Path(ingest.source).expanduser()
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder. Correct ingest.source, or give the file as --raw.")
+    return path
+
+
+def _fetch(url: str) -> Path:
+    from fsspec.core import url_to_fs
+    from fsspec.implementations.local import LocalFileSystem
+
+    with _remote(url):
+        system, root = url_to_fs(url)
+        if not system.exists(root):
+            raise InputError(f"{url}: no such file or folder. Correct ingest.source.")
+        if isinstance(system, LocalFileSystem):
+            return Path(root)
+        folder = system.isdir(root)
+        found: dict[str, dict[str, Any]] = system.find(root, detail=True) if folder else {root: system.info(root)}
+    target = WORK / "raw" / (PurePosixPath(urlsplit(url).path).name or "source")
+    if not folder:
+        with atomic(target) as partial:
+            _copy(url, system, root, found[root].get("size"), partial)
+        return target
+    names = {name: PurePosixPath(name).relative_to(root) for name in found}
+    wanted = {name: inside for name, inside in sorted(names.items()) if in_folder(inside) and ".." not in inside.parts}
+    if not wanted:
+        raise InputError(
+            f"{url}: no .jsonl, .csv or .parquet file in it (also .gz), only {sorted(map(str, names.values()))[:10]}."
+        )
+    with atomic(target) as partial:
+        for name, inside in wanted.items():
+            _copy(f"{url}: {inside}", system, name, found[name].get("size"), partial / inside)
+    return target
+
+
+def _copy(label: str, system: Any, name: str, size: int | None, target: Path) -> None:
+    from tqdm import tqdm
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _remote(label):
+        stream: BinaryIO = system.open(name, "rb")
+    with stream, target.open("wb") as file, tqdm(desc=f"fetch {target.name}", total=size, unit="B", unit_scale=True) as bar:
+        while True:
+            with _remote(label):
+                chunk = stream.read(_CHUNK)
+            if not chunk:
+                break
+            file.write(chunk)
+            bar.update(len(chunk))
+
+
+@contextmanager
+def _remote(url: str) -> Iterator[None]:
+    """Every store has exceptions of its own; all say that the source cannot be read."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise
+        raise InputError(
+            f"{url}: cannot be read: {type(error).__name__}: {error}. Check the address, the network and the credentials."
+        ) from error
