@@ -50,7 +50,8 @@ class Step:
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Runs the step from a command line; returns the exit status."""
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        log.setLevel(logging.INFO)
         arguments = self._parser().parse_args(argv)
         try:
             return self._call(arguments)

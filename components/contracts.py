@@ -28,13 +28,17 @@ class InputError(Exception):
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its type and what its values mean. `vector` columns are fixed_size_list<float32>, unit length."""
+    """One column: its type and what its values mean. `vector` columns are fixed_size_list<float32>, unit length.
+
+    `values` are all that there may be, where they can be listed.
+    """
 
     name: str
     type: pa.DataType
     meaning: str
     nullable: bool = False
     vector: bool = False
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Table:
             file = pq.ParquetFile(path)
         except FileNotFoundError:
             raise InputError(f"{path}: no such {self.name} table. Run the step that writes it.") from None
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:
             raise InputError(f"{path}: not a Parquet file ({error}). Run the step that writes it again.") from None
         found = file.schema_arrow
         for column in self.columns:
@@ -188,8 +192,18 @@ def require_passed(validation: Path | None) -> None:
     Raises:
         InputError: if the validation's `results.json` does not say that it passed.
     """
-    if validation is not None and not json.loads((validation / "results.json").read_text(encoding="utf-8"))["passed"]:
-        raise InputError(f"{validation}: the data did not pass validation; see results.json there, and mend the source.")
+    if validation is None:
+        return
+    try:
+        results = json.loads((validation / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{validation}: not a validation ({error}). Run validate again.") from None
+    if not results["passed"]:
+        failed = [e["description"] for e in results.get("expectations", ()) if e["severity"] == "critical" and not e["success"]]
+        raise InputError(
+            f"{validation}: the data did not pass validation: {' '.join(['does not hold:', *failed]) if failed else ''} "
+            "See index.html there, and mend the source."
+        )
 
 
 def content_id(*parts: str) -> str:
@@ -198,6 +212,7 @@ def content_id(*parts: str) -> str:
 
 
 _TEXT, _INT, _REAL = pa.string(), pa.int32(), pa.float64()
+SPLITS = ("train", "test")
 
 RESPONSES = Table(
     "responses",
@@ -208,7 +223,7 @@ RESPONSES = Table(
         Column("response_id", _TEXT, "content_id(prompt, response)"),
         Column("response", _TEXT, "the story"),
         Column("score", _REAL, "votes or rating; higher is better; comparable within a prompt"),
-        Column("split", _TEXT, "`train` or `test`, the same for all responses of a prompt"),
+        Column("split", _TEXT, "`train` or `test`, the same for all responses of a prompt", values=SPLITS),
     ),
 )
 REJECTS = Table(
@@ -255,7 +270,7 @@ PAIRS = Table(
         Column("rejected", _TEXT, "the loser"),
         Column("chosen_score", _REAL, "see responses"),
         Column("rejected_score", _REAL, "see responses"),
-        Column("split", _TEXT, "see responses"),
+        Column("split", _TEXT, "see responses", values=SPLITS),
     ),
 )
 REFERENCE = Table(

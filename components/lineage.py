@@ -66,8 +66,8 @@ def tracking_client() -> MlflowClient:
     """The client of the store named by `MLFLOW_TRACKING_URI`; `sqlite:///mlflow.db` in the working directory otherwise."""
     import mlflow
 
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    # Absolute: MLflow opens a store once for a process, which may change its working directory.
+    mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}")
     return mlflow.MlflowClient()
 
 
@@ -129,19 +129,21 @@ class Origin:
     inputs: tuple[Origin, ...] = field(default=())
 
     def walk(self) -> Iterator[Origin]:
-        """This artifact and all that it came from, each digest once."""
-        seen: set[str] = set()
+        """This artifact and all that it came from, each once."""
+        seen: set[tuple[str, str]] = set()
         waiting = [self]
         while waiting:
             origin = waiting.pop()
-            if origin.digest not in seen:
-                seen.add(origin.digest)
+            if (origin.digest, origin.run_id) not in seen:
+                seen.add((origin.digest, origin.run_id))
                 yield origin
                 waiting.extend(origin.inputs)
 
 
 def trace(name: str, digest: str) -> Origin:
     """Walks from an artifact back to the raw data.
+
+    Where several runs produced the same artifact, it takes the last that started before the run which read it.
 
     Raises:
         UntraceableError: if no finished run produced some artifact on the way.
@@ -150,29 +152,32 @@ def trace(name: str, digest: str) -> Origin:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     known: dict[str, Origin] = {}
 
-    def visit(name: str, digest: str, consumer: str) -> Origin:
+    def visit(name: str, digest: str, consumer: Run | None) -> Origin:
+        if name == RAW:
+            return Origin(name, digest)
         if digest not in known:
-            runs = client.search_runs(
-                experiments,
-                f"tags.`produced.{digest}` LIKE '%' AND attributes.status = 'FINISHED'",
-                max_results=1,
-                order_by=["attributes.start_time DESC"],
-            )
-            known[digest] = _origin(name, digest, runs[0] if runs else None, consumer)
+            known[digest] = made(name, digest, consumer)
         return known[digest]
 
-    def _origin(name: str, digest: str, run: Run | None, consumer: str) -> Origin:
-        if run is None and name == RAW:
-            return Origin(name, digest)
+    def made(name: str, digest: str, consumer: Run | None) -> Origin:
+        run = producer(digest, consumer)
         if run is None:
+            reader = consumer.data.tags["step"] if consumer else "the caller"
             raise UntraceableError(
-                f"no recorded run produced {name} ({digest}), which {consumer} read. Run the step that writes it again "
+                f"no recorded run produced {name} ({digest}), which {reader} read. Run the step that writes it again "
                 "(`dvc repro --force --single-item <stage>`) with the same MLFLOW_TRACKING_URI."
             )
         tags = run.data.tags
-        step = tags["step"]
         read = sorted((value, key.removeprefix("consumed.")) for key, value in tags.items() if key.startswith("consumed."))
-        inputs = tuple(visit(value, key, step) for value, key in read)
-        return Origin(name, digest, step, run.info.run_id, tags["commit"], tags["dirty"], inputs)
+        inputs = tuple(visit(value, key, run) for value, key in read)
+        return Origin(name, digest, tags["step"], run.info.run_id, tags["commit"], tags["dirty"], inputs)
 
-    return visit(name, digest, "the caller")
+    def producer(digest: str, consumer: Run | None) -> Run | None:
+        produced = f"tags.`produced.{digest}` LIKE '%' AND attributes.status = 'FINISHED'"
+        earlier = [f"{produced} AND attributes.start_time < {consumer.info.start_time}"] if consumer else []
+        for condition in (*earlier, produced):
+            if runs := client.search_runs(experiments, condition, max_results=1, order_by=["attributes.start_time DESC"]):
+                return runs[0]
+        return None
+
+    return visit(name, digest, None)

@@ -8,6 +8,7 @@ import os
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", DVC_NO_ANALYTICS="1", GX_ANALYTICS_ENABLED="false")
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,9 +107,25 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store without runs, made once: its tables take seconds to make."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def write_params(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a parameter file from sections given as keyword arguments."""
+def store(tmp_path: Path, empty_store: Path) -> Path:
+    """The store that a step finds in the test's folder."""
+    return Path(shutil.copy(empty_store, tmp_path / "mlflow.db"))
+
+
+@pytest.fixture
+def write_params(tmp_path: Path, store: Path) -> Callable[..., Path]:  # noqa: ARG001
+    """Writes a parameter file from sections given as keyword arguments; a store lies ready for the step that reads it."""
     import yaml
 
     def write(**sections: dict[str, Any]) -> Path:
