@@ -3,60 +3,68 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from safetensors.numpy import load_file, save_file
+from tqdm import tqdm
 
-from components.contracts import EMBEDDINGS, RESPONSES, atomic, require_passed
+from components.contracts import EMBEDDINGS, RESPONSES, InputError, atomic, require_passed
 from components.embed.params import Params
 from components.lineage import digest
 from components.models.embedders import encode, load_embedder
 from components.models.params import Params as Models
 
+log = logging.getLogger("polyphony")
+_WORK = Path(".work/embed")
 _KINDS = ("semantic", "style")
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def run(*, embed: Params, models: Models, responses: Path, validation: Path | None, embeddings: Path) -> dict[str, Any]:
-    """Writes `embeddings`, in the order of `responses`; returns counts.
+    """Writes `embeddings`, in the order of `responses`.
 
     A finished chunk is kept in `.work` until all are done, so that a killed run goes on where it was and ends with the same
     bytes.
+
+    Returns:
+        Numbers of texts, of distinct ones, of those longer than an embedder reads, and the widths of the vectors.
+
+    Raises:
+        InputError: if a model does not exist, or the responses did not pass validation.
     """
     require_passed(validation)
     names = {"semantic": models.semantic, "style": models.style}
     embedders = {name: load_embedder(name, models.remote_code) for name in dict.fromkeys(names.values())}
     widths = {kind: int(embedders[name].get_embedding_dimension() or 0) for kind, name in names.items()}
-    key = f"{digest(responses)} {models.model_dump_json()} {embed.model_dump_json()}"
-    work = Path(".work/embed") / hashlib.sha256(key.encode()).hexdigest()[:16]
     distinct, place = _distinct(responses)
-    truncated = dict.fromkeys(_KINDS, 0)
+    if not len(place):
+        raise InputError(f"{responses}: holds no responses. Run ingest again.")
+    key = f"{digest(responses)} {names} {models.remote_code} {embed.model_dump_json()}"
+    work = _WORK / hashlib.sha256(key.encode()).hexdigest()[:16]
     parts = []
-    for number, (start, texts) in enumerate(_chunks(responses, distinct, embed.chunk)):
-        part = work / f"{number}.safetensors"
-        parts.append(part)
-        if not part.exists():
-            label = f"{start + len(texts)}/{len(distinct)} texts"
-            made = {name: encode(model, texts, f"{name}, {label}", embed.batch_size) for name, model in embedders.items()}
+    with tqdm(total=len(distinct) * len(embedders), desc="embed", unit="text", mininterval=1) as bar:
+        for number, texts in enumerate(_chunks(responses, distinct, embed.chunk)):
+            part = work / f"{number}.safetensors"
+            parts.append(part)
+            if part.exists():
+                # Done by a killed run: not part of the rate.
+                bar.initial += len(texts) * len(embedders)
+                bar.n += len(texts) * len(embedders)
+                continue
+            made = {name: encode(model, texts, name, embed.batch_size, bar) for name, model in embedders.items()}
             arrays = {kind: made[name].vectors for kind, name in names.items()}
             cut = {f"{kind}.truncated": np.array([made[name].truncated]) for kind, name in names.items()}
             with atomic(part) as partial:
                 save_file(arrays | cut, partial)
-    vectors = {
-        kind: np.lib.format.open_memmap(work / f"{kind}.npy", "w+", np.float32, (len(distinct), width))
-        for kind, width in widths.items()
-    }
-    row = 0
-    for part in parts:
-        arrays = load_file(part)
-        for kind in _KINDS:
-            vectors[kind][row : row + len(arrays[kind])] = arrays[kind]
-            truncated[kind] += int(arrays[f"{kind}.truncated"][0])
-        row += len(arrays[_KINDS[0]])
+    vectors, truncated = _gather(parts, work, widths)
     with EMBEDDINGS.writer(embeddings, metadata=names, **widths) as writer:
         row = 0
         for batch in RESPONSES.batches(responses, ["response_id"]):
@@ -67,36 +75,51 @@ def run(*, embed: Params, models: Models, responses: Path, validation: Path | No
                 for kind, width in widths.items()
             }
             writer.write(pa.table({"response_id": batch.column(0), **columns}))
-    shutil.rmtree(work)
+    del vectors
+    shutil.rmtree(_WORK)
+    for kind, count in truncated.items():
+        if count:
+            log.info("%d of %d texts are longer than the %s embedder (%s) reads", count, len(distinct), kind, names[kind])
     return {"texts": len(place), "distinct_texts": len(distinct), "width": widths, "truncated": truncated}
 
 
-def _distinct(responses: Path) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]:
+def _distinct(responses: Path) -> tuple[Ints, Ints]:
     """The row at which each distinct text first occurs, and for each response the number of its text."""
     seen: dict[bytes, int] = {}
     first: list[int] = []
     place: list[int] = []
-    for batch in RESPONSES.batches(responses, ["response"]):
-        for text in batch.column(0).to_pylist():
-            number = seen.setdefault(hashlib.blake2b(text.encode(), digest_size=16).digest(), len(seen))
-            if number == len(first):
-                first.append(len(place))
-            place.append(number)
-    return np.array(first), np.array(place)
+    for text in _texts(responses):
+        number = seen.setdefault(hashlib.blake2b(text.encode(), digest_size=16).digest(), len(seen))
+        if number == len(first):
+            first.append(len(place))
+        place.append(number)
+    return np.array(first, np.int64), np.array(place, np.int64)
 
 
-def _chunks(responses: Path, distinct: np.ndarray[Any, np.dtype[np.int64]], size: int) -> Iterator[tuple[int, list[str]]]:
-    """The distinct texts in chunks of `size`, each with the number of its first text."""
+def _chunks(responses: Path, distinct: Ints, size: int) -> Iterator[list[str]]:
+    """The distinct texts, in chunks of `size`."""
     wanted = set(distinct.tolist())
-    texts: list[str] = []
-    row = start = 0
+    texts = (text for row, text in enumerate(_texts(responses)) if row in wanted)
+    while chunk := list(islice(texts, size)):
+        yield chunk
+
+
+def _texts(responses: Path) -> Iterator[str]:
     for batch in RESPONSES.batches(responses, ["response"]):
-        for text in batch.column(0).to_pylist():
-            if row in wanted:
-                texts.append(text)
-            row += 1
-            if len(texts) == size:
-                yield start, texts
-                start, texts = start + size, []
-    if texts:
-        yield start, texts
+        yield from batch.column(0).to_pylist()
+
+
+def _gather(
+    parts: list[Path], work: Path, widths: dict[str, int]
+) -> tuple[dict[str, np.ndarray[Any, np.dtype[np.float32]]], dict[str, int]]:
+    """The vectors of all chunks, (texts, width) by kind, on disk and not in memory; and how many texts were cut."""
+    truncated = dict.fromkeys(_KINDS, 0)
+    files = {kind: work / f"{kind}.float32" for kind in _KINDS}
+    # Written as files, not through the map: where the disk is full, a write says so and a map kills the process.
+    with files["semantic"].open("wb") as semantic, files["style"].open("wb") as style:
+        for part in parts:
+            arrays = load_file(part)
+            for kind, file in (("semantic", semantic), ("style", style)):
+                file.write(arrays[kind].tobytes())
+                truncated[kind] += int(arrays[f"{kind}.truncated"][0])
+    return {kind: np.memmap(files[kind], np.float32, "r").reshape(-1, widths[kind]) for kind in _KINDS}, truncated

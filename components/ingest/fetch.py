@@ -41,12 +41,15 @@ def _fetch(url: str) -> Path:
 
     with _remote(url):
         system, root = url_to_fs(url)
-        if not system.exists(root):
-            raise InputError(f"{url}: no such file or folder. Correct ingest.source.")
+        try:
+            # Not isdir, which for HTTP reads the whole file, to look for links in it.
+            info: dict[str, Any] = system.info(root)
+        except FileNotFoundError:
+            raise InputError(f"{url}: no such file or folder. Correct ingest.source.") from None
         if isinstance(system, LocalFileSystem):
             return Path(root)
-        folder = system.isdir(root)
-        found: dict[str, dict[str, Any]] = system.find(root, detail=True) if folder else {root: system.info(root)}
+        folder = info["type"] == "directory"
+        found: dict[str, dict[str, Any]] = system.find(root, detail=True) if folder else {root: info}
     target = WORK / "raw" / (PurePosixPath(urlsplit(url).path).name or "source")
     if not folder:
         with atomic(target) as partial:

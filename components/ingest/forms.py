@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -9,6 +10,7 @@ from typing import Literal
 
 from components.contracts import InputError
 
+log = logging.getLogger("polyphony")
 Kind = Literal["jsonl", "csv", "parquet"]
 _KINDS: dict[str, Kind] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 _HEAD = 1 << 16
@@ -37,10 +39,10 @@ def in_folder(path: PurePath) -> bool:
 
 
 def source_files(source: Path) -> list[tuple[str, Path]]:
-    """The files of a source, sorted, each with the name by which rejects call it.
+    """The files of a source, sorted, each with the name by which rejects call it. Others in its folder are named in the log.
 
     Raises:
-        InputError: if the folder has no file of a known kind, or a file is empty.
+        InputError: if the folder has no file of a known kind.
     """
     if not source.is_dir():
         return [(source.name, source)]
@@ -48,6 +50,8 @@ def source_files(source: Path) -> list[tuple[str, Path]]:
     files = [(path.as_posix(), source / path) for path in inside if in_folder(path)]
     if not files:
         raise InputError(f"{source}: no .jsonl, .csv or .parquet file in it (also .gz), only {[str(p) for p in inside[:10]]}.")
+    if others := [path.as_posix() for path in inside if not in_folder(path)]:
+        log.info("%s: %d other file(s) not read: %s", source, len(others), ", ".join(others[:10]))
     return files
 
 

@@ -44,6 +44,11 @@ def encodable(text: str) -> bool:
     return True
 
 
+def named(columns: Sequence[str]) -> str:
+    """The names of columns for a message, however many and however long."""
+    return ", ".join(name if len(name) <= 40 else f"{name[:40]}..." for name in columns[:20]) + ", ..." * (len(columns) > 20)
+
+
 def columns(found: Sequence[str]) -> tuple[str, ...] | None:
     """The columns to read of those found; None where they are of neither layout."""
     return next((layout for layout in (PREFERENCES, LONG) if set(layout) <= set(found)), None)

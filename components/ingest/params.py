@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from components.params import Section
 
@@ -17,6 +17,7 @@ class Rules(Section):
 
     moderation: bool = Field(True, description="responses by moderators and bots")
     removed: bool = Field(True, description="prompts and responses that are only [removed] or [deleted]")
+    looping: bool = Field(True, description="responses stuck in a loop: fewer than half of their four-word sequences differ")
     too_long: bool = Field(True, description="prompt + response longer than the language model's context or models.max_tokens")
     too_few: bool = Field(True, description="prompts left with fewer than min_responses responses")
 
@@ -29,8 +30,13 @@ class Repairs(Section):
     control: bool = Field(True, description="control characters other than tab and line ends go")
     line_endings: bool = Field(True, description="CR LF and CR become LF")
     newline_tokens: bool = Field(True, description="a literal <\\newline> becomes a line end")
+    markdown_escapes: bool = Field(True, description=r"\* and the like lose their backslash")
     prompt_tag: bool = Field(True, description="leading tags such as [WP] go, prompts only")
+    seed_marker: bool = Field(True, description="a literal <SEED> goes, prompts only")
     removed_text: bool = Field(True, description="a last line that is only [removed] or [deleted] goes, prompts only")
+    author_notes: bool = Field(
+        True, description="closing lines such as `Edit: ...`, `More at r/...`, `Thanks for reading!` go, responses only"
+    )
     detokenise: bool = Field(False, description="`` did n't '' and spaces before punctuation become ordinary writing")
 
 
@@ -48,3 +54,10 @@ class Params(Section):
     max_prompts: int = Field(0, ge=0, description="at most so many prompts, chosen by hash; 0 is all")
     rules: Rules = Rules()
     repairs: Repairs = Repairs()
+
+    @field_validator("max_prompts")
+    @classmethod
+    def _both_sides(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("must be 0 or at least 2: one prompt cannot be on both sides of the split")
+        return value

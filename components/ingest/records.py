@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from components.contracts import InputError
 from components.ingest.forms import form
-from components.ingest.layouts import EXPECTED, PREFERENCES, Fault, as_json, columns
+from components.ingest.layouts import EXPECTED, PREFERENCES, Fault, as_json, columns, named
 
 # Bytes; what is left of a longer line is skipped, and the line is malformed.
 _LONGEST_LINE = 1 << 25
@@ -179,7 +179,7 @@ def _list(text: str) -> Any:
 def _wanted(found: list[str], path: Path) -> tuple[str, ...]:
     wanted = columns(found)
     if wanted is None:
-        raise InputError(f"{path}: wrong columns: found {', '.join(found)}; {EXPECTED}.")
+        raise InputError(f"{path}: wrong columns: found {named(found)}; {EXPECTED}.")
     return wanted
 
 

