@@ -174,7 +174,7 @@ def atomic(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(partial)
         raise
-    if path.is_dir():
+    if path.is_dir() or partial.is_dir():
         _remove(path)
     partial.replace(path)
 

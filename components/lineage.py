@@ -58,7 +58,7 @@ def git_state() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str:
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 

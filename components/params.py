@@ -41,7 +41,7 @@ def load(path: Path) -> dict[str, Section]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParameterError(f"{path}: no such parameter file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(document, Mapping):
         raise ParameterError(f"{path}: expected a mapping of sections {', '.join(SECTIONS)}.")
