@@ -1,9 +1,9 @@
-"""The reward model: any model that Transformers loads for sequence classification, with one output, a LoRA adapter and a head."""
+"""The reward model: any model that Transformers loads for sequence classification, with one output and a LoRA adapter."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,9 +17,9 @@ from components.models.params import Params
 from components.models.resolve import resolve, trusted
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
-# Names under which Transformers keeps the classification head; PEFT trains and saves the same ones.
+# Names under which Transformers keeps the classification head.
 _HEADS = ("classifier", "score")
 BATCH = 32
 
@@ -33,11 +33,18 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A model with its tokenizer; `max_tokens` is the longest prompt + response that it can read."""
+    """A model with its tokenizer.
+
+    Attributes:
+        max_tokens: the longest prompt + response that it can read.
+        heads: names of the modules that are to be trained and saved whole: the classification head, and with some
+            architectures a pooler or a layer below it that the checkpoint has no weights for.
+    """
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     max_tokens: int
+    heads: tuple[str, ...]
 
     def encode(self, prompts: Sequence[str], responses: Sequence[str]) -> tuple[list[dict[str, list[int]]], int]:
         """Model inputs of each prompt and response, and the number of texts that had to be cut to fit.
@@ -89,7 +96,7 @@ class RewardModel:
 
 
 def load_base(models: Params) -> RewardModel:
-    """`models.reward` with a fresh head of one output, which computes in float32 whatever the body's precision.
+    """`models.reward` with a head of one output, fresh where the checkpoint has none, which computes in float32 throughout.
 
     The body keeps the precision of its checkpoint; on a GPU it is bfloat16.
 
@@ -100,11 +107,15 @@ def load_base(models: Params) -> RewardModel:
 
     folder = resolve(models.reward)
     remote = trusted(models.reward, models.remote_code)
+    model: Any
     with _quiet():
         try:
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
                 folder,
                 num_labels=1,
+                # A checkpoint that classifies into several classes gets a fresh head, too.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
                 dtype=torch.bfloat16 if torch.cuda.is_available() else "auto",
                 use_safetensors=True,
                 trust_remote_code=remote,
@@ -117,14 +128,17 @@ def load_base(models: Params) -> RewardModel:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
-    for name in _HEADS:
-        if (head := getattr(model, name, None)) is not None:
-            head.float().register_forward_pre_hook(_in_float32)
+    fresh = {key.rpartition(".")[0] for key in (*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"]))}
+    heads = tuple(
+        name for name, _ in model.named_modules() if name in _HEADS or (name in fresh and name.split(".")[0] not in _HEADS)
+    )
+    for name in heads:
+        model.get_submodule(name).float().register_forward_pre_hook(_in_float32)
     if torch.cuda.is_available():
         model.to("cuda")
     text_config = model.config.get_text_config()
     limit = min(getattr(text_config, "max_position_embeddings", tokenizer.model_max_length), tokenizer.model_max_length)
-    return RewardModel(model, tokenizer, limit)
+    return RewardModel(model, tokenizer, limit, heads)
 
 
 def load_reward(models: Params, adapter: Path) -> RewardModel:
@@ -136,9 +150,9 @@ def load_reward(models: Params, adapter: Path) -> RewardModel:
     from peft import PeftModel
 
     if not (adapter / "adapter_model.safetensors").is_file():
-        raise InputError(f"{adapter}: no reward model here (adapter_model.safetensors is missing). Run the step that trains it.")
+        raise InputError(f"{adapter}: no reward model here (no adapter_model.safetensors). Run the step that trains it.")
     base = load_base(models)
-    return RewardModel(PeftModel.from_pretrained(base.model, adapter).eval(), base.tokenizer, base.max_tokens)
+    return replace(base, model=PeftModel.from_pretrained(base.model, adapter).eval())
 
 
 def _in_float32(_: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

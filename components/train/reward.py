@@ -1,0 +1,201 @@
+"""The reward model: trained to tell the votes of a response from its text, and measured on prompts kept back."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from tqdm import tqdm
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
+
+from components.contracts import RESPONSES, InputError, content_id
+from components.lineage import recording
+from components.models.params import Params as Models
+from components.models.reward import RewardModel, load_base
+from components.train import checkpoints
+from components.train.agreement import agreement
+from components.train.batches import LikeLength
+from components.train.params import Params
+from components.train.votes import TOLERANCE, VoteScale
+
+log = logging.getLogger("polyphony")
+# Steps between two entries of the training loss in MLflow.
+_LOGGING_STEPS = 10
+
+
+def train_reward(models: Models, params: Params, responses: Path, folder: Path, work: Path) -> dict[str, Any]:
+    """Trains a LoRA adapter and a head of `models.reward` on the votes of the training prompts (METHOD: reward model).
+
+    A share of the training prompts is kept back, and the model is measured on it; the test prompts are never looked at. The
+    loss is L1, on the votes as `VoteScale` maps them.
+
+    Args:
+        folder: gets the adapter (safetensors), the tokenizer and `training.json`.
+        work: keeps checkpoints; the same call with the same folder goes on after a kill, to the same weights.
+
+    Returns:
+        Counts of prompts, responses and cut texts on either side, and the measures of `agreement` on the prompts kept back.
+
+    Raises:
+        InputError: if there is nothing to learn: no training prompt, or all votes are equal.
+    """
+    votes = RESPONSES.read(responses, ["prompt_id", "score", "split"]).filter(pc.field("split") == "train")
+    prompt_ids = set(votes.column("prompt_id").to_pylist())
+    heldout = heldout_prompts(prompt_ids, params.reward.heldout_share)
+    measured_on = pc.is_in(votes.column("prompt_id"), pa.array(sorted(heldout), pa.string()))
+    scale = _scale(responses, votes.filter(pc.invert(measured_on)).column("score"))
+
+    set_seed(params.seed)
+    base = load_base(models)
+    examples, truncated = _encode(responses, prompt_ids - heldout, base, scale)
+    _without_dropout(base.model)
+    model = get_peft_model(
+        base.model,
+        LoraConfig(
+            task_type=TaskType.SEQ_CLS,
+            r=params.reward.lora_r,
+            lora_alpha=params.reward.lora_alpha,
+            target_modules="all-linear",
+            modules_to_save=list(base.heads),
+        ),
+    )
+    trainer = _Trainer(
+        model=model,
+        args=_arguments(params, work),
+        train_dataset=examples,
+        data_collator=DataCollatorWithPadding(base.tokenizer),
+        compute_loss_func=_l1,
+    )
+    checkpoints.train(trainer, params.checkpoint_minutes)
+
+    measured = _measure(RewardModel(model, base.tokenizer, base.max_tokens, base.heads), responses, heldout, scale)
+    metrics: dict[str, Any] = {
+        "prompts": {"train": len(prompt_ids) - len(heldout), "heldout": len(heldout)},
+        "responses": {"train": len(examples), "heldout": votes.num_rows - len(examples)},
+        "truncated": {"train": truncated, "heldout": measured.pop("truncated")},
+        **measured,
+    }
+    _save(model, base, folder, models)
+    used = {"seed": params.seed, "reward": params.reward.model_dump(), "model": models.reward}
+    training = {
+        "objective": "reward",
+        "metrics": metrics,
+        "parameters": used | {"votes": {"minimum": scale.minimum, "maximum": scale.maximum}},
+    }
+    (folder / "training.json").write_text(json.dumps(training, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return metrics
+
+
+def heldout_prompts(prompt_ids: Iterable[str], share: float) -> set[str]:
+    """The prompts to measure on: about `share` of them, by hash, so that it is the same ones whatever other prompts there are.
+
+    At least one prompt is left on either side; a single prompt is trained on.
+    """
+    draws = sorted((int(content_id("reward heldout", prompt_id), 16) / 16**16, prompt_id) for prompt_id in prompt_ids)
+    count = sum(draw < share for draw, _ in draws)
+    count = max(min(max(count, 1), len(draws) - 1), 0)
+    return {prompt_id for _, prompt_id in draws[:count]}
+
+
+def _scale(responses: Path, votes: pa.ChunkedArray) -> VoteScale:
+    if len(votes) == 0:
+        raise InputError(f"{responses}: no training prompt, so there is nothing to train a reward model on.")
+    span = pc.min_max(votes).as_py()
+    if span["max"] - span["min"] <= TOLERANCE:
+        raise InputError(
+            f"{responses}: all votes that a reward model could be trained on are equal ({span['min']:g}), so that there is "
+            "nothing to learn from them. Check the source's scores."
+        )
+    return VoteScale(span["min"], span["max"])
+
+
+def _rows(responses: Path, prompt_ids: set[str], desc: str) -> Iterator[list[dict[str, Any]]]:
+    """The responses of some prompts, batch by batch."""
+    with tqdm(total=RESPONSES.count(responses), desc=desc, unit="response", mininterval=1) as bar:
+        for batch in RESPONSES.batches(responses, ["prompt_id", "prompt", "response", "score"], rows=512):
+            yield [row for row in batch.to_pylist() if row["prompt_id"] in prompt_ids]
+            bar.update(batch.num_rows)
+
+
+def _encode(responses: Path, prompt_ids: set[str], base: RewardModel, scale: VoteScale) -> tuple[Dataset, int]:
+    """What the Trainer trains on, and the number of texts cut. Texts themselves are not kept: there may be many."""
+    parts, truncated = [], 0
+    for rows in _rows(responses, prompt_ids, "tokenise"):
+        if not rows:
+            continue
+        features, cut = base.encode([row["prompt"] for row in rows], [row["response"] for row in rows])
+        truncated += cut
+        columns = {name: pa.array([f[name] for f in features], pa.list_(pa.int32())) for name in features[0]}
+        # The collator makes the mask anew, for the padding.
+        columns.pop("attention_mask", None)
+        labels = pa.array(scale([row["score"] for row in rows]), pa.float32())
+        parts.append(pa.table({**columns, "labels": labels}))
+    return Dataset(pa.concat_tables(parts)), truncated
+
+
+def _measure(model: RewardModel, responses: Path, prompt_ids: set[str], scale: VoteScale) -> dict[str, Any]:
+    rows = [row for batch in _rows(responses, prompt_ids, "read") for row in batch]
+    scores = model.score([row["prompt"] for row in rows], [row["response"] for row in rows], "measure")
+    votes = pa.array([row["score"] for row in rows], pa.float64()).to_numpy()
+    words = pa.array([len(row["response"].split()) for row in rows], pa.float64()).to_numpy()
+    found = agreement([row["prompt_id"] for row in rows], votes, scale(votes), scores.values, words)
+    return {**found, "truncated": scores.truncated}
+
+
+def _without_dropout(model: torch.nn.Module) -> None:
+    """Switches dropout off: its noise shifts what a regression learns, and on a CPU it takes a third of the time."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
+def _arguments(params: Params, work: Path) -> TrainingArguments:
+    reward = params.reward
+    return TrainingArguments(
+        output_dir=str(work),
+        save_strategy="no",
+        seed=params.seed,
+        num_train_epochs=reward.epochs,
+        learning_rate=reward.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if reward.schedule == "constant" else reward.schedule,
+        warmup_steps=reward.warmup_steps,
+        per_device_train_batch_size=reward.batch_size,
+        gradient_accumulation_steps=reward.accumulation,
+        remove_unused_columns=False,
+        logging_steps=_LOGGING_STEPS,
+        report_to="mlflow" if recording() else "none",
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=False,
+    )
+
+
+class _Trainer(Trainer):
+    def _get_train_sampler(self, train_dataset: Any = None) -> LikeLength:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        lengths = pc.list_value_length(dataset.data.column("input_ids")).to_numpy()
+        return LikeLength(lengths, self.args.per_device_train_batch_size, self.args.seed)
+
+
+def _l1(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int) -> torch.Tensor:
+    """Sum of absolute errors over the examples of a whole step, which may be several batches."""
+    return (outputs.logits[:, 0].float() - labels).abs().sum() / num_items_in_batch
+
+
+def _save(model: PeftModel, base: RewardModel, folder: Path, models: Models) -> None:
+    config: Any = model.peft_config["default"]
+    # Sets have no order, and the path of the base model differs between machines: neither belongs into an artifact.
+    config.target_modules = sorted(config.target_modules)
+    config.base_model_name_or_path = models.reward
+    # The embeddings are not trained; PEFT would look for them where the name of the base model points to.
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink()
+    base.tokenizer.save_pretrained(folder)
