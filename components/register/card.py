@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from components.lineage import Origin
+from components.params import SECTIONS
 from components.register.gate import Verdict
 
 # Metrics of the evaluation in the order of the card's table, with their headings.
@@ -16,6 +18,8 @@ _COLUMNS = {
     "style_diversity": "style diversity",
     "words": "words",
 }
+# Metrics of the reward model that tell whether to trust it.
+_AGREEMENT = ("spearman", "pair_accuracy", "pair_accuracy_of_length", "length_correlation", "mae")
 
 
 @dataclass(frozen=True)
@@ -55,15 +59,17 @@ def render(record: Record) -> str:
         f"{record.measured['prompts']} test prompts, {record.measured['samples']} samples each; 95 % bootstrap intervals "
         "over prompts. `gold` are the people's stories.",
         "## Data",
-        _numbers({step: record.metrics[step] for step in ("ingest", "weight")}, "metric"),
+        _numbers({step: record.metrics[step] for step in ("ingest", "weight") if step in record.metrics}, "metric"),
+        "## Reward model",
+        "How well it agrees with the votes of prompts that it was not trained on.",
+        _numbers({"train-reward": _agreement(record.metrics.get("train-reward", {}))}, "metric"),
         "## Recipe",
-        _numbers({record.model.step: record.parameters[record.model.step]}, "parameter"),
+        _numbers({record.model.step: _given(record.parameters[record.model.step])}, "parameter"),
         "## Lineage",
         _lineage(record.evaluation),
         "## Limits",
-        "The reward model measures what the voters of the training data liked, no more; its own quality is in the table of the "
-        "evaluation report. Diversity is measured by two embedders, and short texts score higher. The stories that trained "
-        "this model are people's, with their biases.",
+        "The reward model measures what the voters of the training data liked, no more. Diversity is measured by two "
+        "embedders, and short texts score higher. The stories that trained this model are people's, with their biases.",
         "## Use",
         "```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base, folder)\n```",
         f"where `base` is `{record.base_model}` as Transformers loads it, and `folder` this one.",
@@ -72,7 +78,19 @@ def render(record: Record) -> str:
 
 
 def _front_matter(record: Record) -> str:
-    return f"---\nbase_model: {record.base_model}\nlibrary_name: peft\ntags: [dpo, diversity, creative-writing]\n---"
+    # JSON's strings are YAML's.
+    return (
+        f"---\nbase_model: {json.dumps(record.base_model)}\nlibrary_name: peft\ntags: [dpo, diversity, creative-writing]\n---"
+    )
+
+
+def _given(parameters: Mapping[str, str]) -> dict[str, str]:
+    """The step's own parameters, without those that libraries log beside them."""
+    return {key: value for key, value in parameters.items() if key.split(".")[0] in SECTIONS and "." in key}
+
+
+def _agreement(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {key: metrics[key] for key in _AGREEMENT if key in metrics}
 
 
 def _systems(evaluation: Mapping[str, Any]) -> str:
@@ -85,11 +103,15 @@ def _systems(evaluation: Mapping[str, Any]) -> str:
 
 def _numbers(runs: Mapping[str, Mapping[str, Any]], what: str) -> str:
     rows = [
-        [step, key, f"{value:g}" if isinstance(value, float) else str(value)]
+        [step, key, _number(value) if isinstance(value, float) else str(value)]
         for step, values in runs.items()
         for key, value in sorted(values.items())
     ]
     return _table(["step", what, "value"], rows)
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value.is_integer() else f"{value:.4g}"
 
 
 def _lineage(origin: Origin) -> str:
@@ -104,4 +126,8 @@ def _lineage(origin: Origin) -> str:
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -14,7 +14,7 @@ class Params(Section):
     both diversities must have gained, and the reward must not have lost more than a tolerance.
     """
 
-    name: str = Field("polyphony", min_length=1, pattern=r"^[^/:]+$", description="name in the MLflow model registry")
+    name: str = Field("polyphony", min_length=1, pattern=r"^[\w. -]+$", description="name in the MLflow model registry")
     baseline: str = Field("dpo", description="system to compare with, as `evaluate` names it")
     diversity_gain: float = Field(0.0, ge=0, lt=2, description="the interval of each diversity's gain must lie above this")
     quality_tolerance: float = Field(

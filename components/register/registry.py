@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CANDIDATE = "candidate"
-# Tags by which a version is found again and known to be complete.
-_KEY, _STATE = "content", "state"
-_COMPLETE = "complete"
+# The tag by which a version is found again.
+_KEY = "content"
 
 
 def register(
@@ -24,21 +23,17 @@ def register(
 ) -> ModelVersion:
     """Registers `folder` under `name` as a version identified by `key`; finds it where that was done before.
 
-    The artifacts are complete before the version is created, and the version carries `state: complete` last: what a killed
-    run left behind is finished by the next, never registered twice.
+    The artifacts are complete before the version is, and the version is created at once with all its tags: whatever a killed
+    run left behind, the next ends with one complete version. Only an alias can come after it.
 
     Args:
-        candidate: whether the version gets the alias `candidate`.
+        candidate: whether the alias `candidate` is to point to the version.
     """
     _create_model(client, name)
     found = client.search_model_versions(f"name = '{name}' AND tags.`{_KEY}` = '{key}'")
-    version = found[0] if found else _create_version(client, name, key, folder, description)
-    if version.tags.get(_STATE) != _COMPLETE:
-        for tag, value in tags.items():
-            client.set_model_version_tag(name, version.version, tag, value)
-        if candidate:
-            client.set_registered_model_alias(name, CANDIDATE, version.version)
-        client.set_model_version_tag(name, version.version, _STATE, _COMPLETE)
+    version = found[0] if found else _create_version(client, name, folder, {**tags, _KEY: key}, description)
+    if candidate:
+        client.set_registered_model_alias(name, CANDIDATE, version.version)
     return client.get_model_version(name, version.version)
 
 
@@ -50,11 +45,11 @@ def _create_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _create_version(client: MlflowClient, name: str, key: str, folder: Path, description: str) -> ModelVersion:
+def _create_version(client: MlflowClient, name: str, folder: Path, tags: dict[str, str], description: str) -> ModelVersion:
     run = mlflow.active_run()
     if run is None:
         raise RuntimeError("registering needs an open MLflow run to hold the artifacts")
     client.log_artifacts(run.info.run_id, str(folder), "model")
     return client.create_model_version(
-        name, f"{run.info.artifact_uri}/model", run.info.run_id, tags={_KEY: key}, description=description
+        name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=tags, description=description
     )

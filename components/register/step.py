@@ -19,6 +19,9 @@ from components.register.params import Params
 from components.register.registry import register as register_version
 
 log = logging.getLogger("polyphony")
+ADAPTER = "adapter_model.safetensors"
+# What an adapter's folder may hold: weights without code, and texts.
+_SAFE = {".safetensors", ".json", ".jinja", ".txt", ".md", ".model"}
 
 
 def run(*, register: Params, models: Models, model: Path, evaluation: Path, version: Path) -> dict[str, Any]:
@@ -27,9 +30,9 @@ def run(*, register: Params, models: Models, model: Path, evaluation: Path, vers
     A model that fails the gate is registered as rejected, with the reasons, and gets no alias.
 
     Raises:
-        InputError: if the model is not the one that was evaluated, holds a pickle, or has no complete lineage.
+        InputError: if the model is not the one that was evaluated, is no adapter, may hold code, or has no complete lineage.
     """
-    _refuse_pickles(model)
+    _check_files(model)
     model_digest = digest(model)
     try:
         lineage = trace("evaluation", digest(evaluation))
@@ -68,7 +71,8 @@ def run(*, register: Params, models: Models, model: Path, evaluation: Path, vers
         "status": _status(verdict),
         "reasons": verdict.reasons,
         "alias": registered.aliases,
-        "digests": {item.name: item.digest for item in lineage.walk()},
+        # A name may stand for several artifacts, such as the two validations.
+        "digests": {item.digest: item.name for item in lineage.walk()},
         "gate": [
             {"metric": check.metric, "mean": check.mean, "low": check.low, "high": check.high, "bound": check.bound}
             for check in verdict.checks
@@ -101,7 +105,7 @@ def _tags(verdict: Verdict, model: Origin, evaluation: Origin) -> dict[str, str]
         "gate.baseline": verdict.baseline,
         "model.digest": model.digest,
         "evaluation.digest": evaluation.digest,
-        "data.digest": next(item.digest for item in evaluation.walk() if not item.run_id),
+        "data.digest": ", ".join(sorted({item.digest for item in evaluation.walk() if not item.run_id})),
         "commit": model.commit,
         "dirty": str(any(item.dirty == "true" for item in evaluation.walk())).lower(),
     }
@@ -122,6 +126,12 @@ def _tree(origin: Origin) -> dict[str, Any]:
     }
 
 
-def _refuse_pickles(model: Path) -> None:
-    if pickles := [file.name for file in model.rglob("*") if file.suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle"}]:
-        raise InputError(f"{model}: not registered: {', '.join(sorted(pickles))} may hold pickles. Save as safetensors.")
+def _check_files(model: Path) -> None:
+    files = [file.relative_to(model) for file in model.rglob("*") if file.is_file()]
+    if Path(ADAPTER) not in files:
+        raise InputError(f"{model}: not registered: it holds no {ADAPTER}. Run the step that trains it.")
+    if unsafe := sorted(str(file) for file in files if file.suffix not in _SAFE):
+        raise InputError(
+            f"{model}: not registered: {', '.join(unsafe)} may hold code (a pickle, say); only "
+            f"{', '.join(sorted(_SAFE))} files are registered. Save weights as safetensors."
+        )

@@ -1,0 +1,90 @@
+"""`polyphony`: what it shows, and what it says where there is nothing to show."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.front_door import main, results_table
+
+MEASURED: dict[str, Any] = {
+    "prompts": 7,
+    "samples": 4,
+    "systems": {
+        name: {
+            "reward": {"mean": -0.1, "low": -0.25, "high": 0.05},
+            "semantic_diversity": {"mean": 0.4444, "low": 0.3, "high": 0.5},
+            "style_diversity": {"mean": 0.2, "low": 0.1, "high": 0.3},
+            "words": {"mean": 101.6, "low": 90.2, "high": 1200.0},
+        }
+        for name in ("gold", "ddpo")
+    },
+}
+VERSION = {
+    "name": "polyphony",
+    "version": 3,
+    "status": "rejected",
+    "reasons": "semantic_diversity: too low; reward: too low",
+}
+
+
+def write(folder: Path, *, version: bool = True) -> Path:
+    (folder / "evaluation").mkdir(parents=True)
+    (folder / "evaluation" / "metrics.json").write_text(json.dumps(MEASURED), encoding="utf-8")
+    if version:
+        (folder / "version.json").write_text(json.dumps(VERSION), encoding="utf-8")
+    return folder
+
+
+def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    artifacts = write(tmp_path / "artifacts")
+    assert main(["results", "--artifacts", str(artifacts)]) == 0
+    shown = capsys.readouterr().out
+    assert results_table(MEASURED) in shown
+    assert "7 test prompts x 4 samples" in shown
+    assert "Registered: polyphony version 3, rejected" in shown
+    assert "  semantic_diversity: too low\n  reward: too low\n" in shown
+    assert str(artifacts / "evaluation" / "report.html") in shown
+    assert "make mlflow" in shown
+
+
+def test_the_table_is_aligned() -> None:
+    lines = results_table(MEASURED).splitlines()
+    assert lines[0].split("  ")[0] == "system"
+    assert lines[1].split() == "gold -0.100 [-0.250, 0.050] 0.444 [0.300, 0.500] 0.200 [0.100, 0.300] 102 [90, 1200]".split()
+    columns = [line.index("[") for line in lines[1:]]
+    assert len(set(columns)) == 1
+    assert lines[0].index("words") == lines[1].index("102")
+
+
+@pytest.mark.parametrize("version", [True, False])
+def test_nothing_there_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str], version: bool) -> None:
+    artifacts = tmp_path / "none" if version else write(tmp_path / "half", version=False)
+    assert main(["results", "--artifacts", str(artifacts)]) == 1
+    assert "nothing there yet. `make demo` or `dvc repro` writes it." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["resluts"], ["results", "--artefacts", "x"]])
+def test_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert "usage: polyphony" in capsys.readouterr().err
+
+
+def test_help_needs_nothing_heavy() -> None:
+    """Modules of the standard library only: that is what makes it answer at once."""
+    code = (
+        "import sys\nfrom pipelines.front_door import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'numpy', 'pyarrow', 'torch', 'mlflow', 'pydantic', 'yaml'} & set(sys.modules)))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+    assert "results" in done.stdout
