@@ -123,9 +123,9 @@ def do(step: str, inputs: dict[str, str], outputs: dict[str, str], fail: bool = 
         paths[name].write_text(content, encoding="utf-8")
     with step_run(step, {step: {"seed": 1}}, {name: paths[name] for name in inputs}) as run:
         active = mlflow.active_run()
+        run.finish({name: paths[name] for name in outputs}, {"rows": 3, "by": {"reason": 2}, "name": "not a number"})
         if fail:
             raise RuntimeError("torn")
-        run.finish({name: paths[name] for name in outputs}, {"rows": 3, "by": {"reason": 2}, "name": "not a number"})
     assert active is not None
     run_id: str = active.info.run_id
     return run_id
@@ -224,7 +224,7 @@ def test_a_run_that_failed_made_nothing() -> None:
     do("ingest", {RAW: "raw"}, {"responses": "r"})
     do("embed", {"responses": "r"}, {"embeddings": "e"})
     with pytest.raises(RuntimeError, match="torn"):
-        do("embed", {"responses": "other"}, {"embeddings": "f"}, fail=True)
+        do("embed", {"responses": "r"}, {"embeddings": "f"}, fail=True)
     assert trace("embeddings", of("e")).step == "embed"
     with pytest.raises(UntraceableError):
         trace("embeddings", of("f"))
