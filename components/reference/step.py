@@ -1,0 +1,117 @@
+"""Log-probabilities of every pair under the SFT model, which no weight changes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import torch
+from tqdm import tqdm
+
+from components.contracts import PAIRS, REFERENCE
+from components.lineage import digest
+from components.models.language import load_model, load_tokenizer, token_ids
+from components.models.packed import Tokens, completion_logps, pack, prepare
+from components.models.params import Params as Models
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Pairs after which finished work is safe from a kill, and tokens that go through the model together.
+_PART, _BATCH_TOKENS = 256, 8192
+
+
+def run(*, models: Models, pairs: Path, sft: Path, reference: Path) -> dict[str, Any]:
+    """Writes `reference`, in the order of `pairs`; every distinct completion of a part is computed once.
+
+    Finished parts are kept in `.work` until all are done, so that a killed run goes on where it was and ends with the same
+    bytes.
+
+    Returns:
+        Counts of pairs and tokens; the mean log-probability of a token, in nats.
+    """
+    tokenizer = load_tokenizer(models)
+    model = load_model(models, sft)
+    prepare(model)
+    model.eval()
+    # What makes these numbers different from others of the same pairs.
+    made_by = {"sft": digest(sft), "language": models.language, "max_tokens": str(models.max_tokens)}
+    key = f"{digest(pairs)} {sorted(made_by.items())}"
+    work = Path(".work/reference") / hashlib.sha256(key.encode()).hexdigest()[:16]
+    parts = []
+    columns = ["prompt", "chosen_id", "rejected_id", "chosen", "rejected"]
+    with tqdm(total=PAIRS.count(pairs), desc="reference", unit="pair") as bar:
+        for number, batch in enumerate(PAIRS.batches(pairs, columns, _PART)):
+            part = work / f"{number}.parquet"
+            parts.append(part)
+            if not part.exists():
+                REFERENCE.write(part, _rows(model, tokenizer, batch, bar))
+            bar.update(min(_PART * (number + 1), bar.total) - bar.n)
+    totals = {"logp": 0.0, "tokens": 0}
+    with REFERENCE.writer(reference, metadata=made_by) as writer:
+        for part in parts:
+            rows = REFERENCE.read(part)
+            writer.write(rows)
+            totals["tokens"] += sum(sum(rows.column(f"{side}_tokens").to_pylist()) for side in ("chosen", "rejected"))
+            totals["logp"] += sum(sum(rows.column(f"{side}_logp").to_pylist()) for side in ("chosen", "rejected"))
+    shutil.rmtree(work, ignore_errors=True)
+    return {
+        "pairs": PAIRS.count(pairs),
+        "completion_tokens": totals["tokens"],
+        "mean_token_logp": totals["logp"] / max(totals["tokens"], 1),
+    }
+
+
+def _rows(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: pa.RecordBatch, bar: tqdm[Any]
+) -> list[dict[str, Any]]:
+    pairs = batch.to_pylist()
+    texts = {
+        row[f"{side}_id"]: token_ids(tokenizer, row["prompt"], row[side]) for row in pairs for side in ("chosen", "rejected")
+    }
+    logps: dict[str, float] = {}
+    # Longest first: what does not fit shows at once, and the time left is an upper bound.
+    order = sorted(texts, key=lambda name: (-len(texts[name][0]) - len(texts[name][1]), name))
+    done = bar.n
+    for names in _batches(order, texts):
+        logps |= zip(names, _logps(model, [texts[name] for name in names]), strict=True)
+        bar.update(done + int(len(pairs) * len(logps) / len(texts)) - bar.n)
+    return [
+        {
+            "chosen_id": row["chosen_id"],
+            "rejected_id": row["rejected_id"],
+            **{f"{side}_logp": logps[row[f"{side}_id"]] for side in ("chosen", "rejected")},
+            **{f"{side}_tokens": len(texts[row[f"{side}_id"]][1]) for side in ("chosen", "rejected")},
+        }
+        for row in pairs
+    ]
+
+
+def _batches(order: Sequence[str], texts: dict[str, tuple[list[int], list[int]]]) -> Iterator[list[str]]:
+    names: list[str] = []
+    tokens = 0
+    for name in order:
+        length = sum(map(len, texts[name]))
+        if names and tokens + length > _BATCH_TOKENS:
+            yield names
+            names, tokens = [], 0
+        names.append(name)
+        tokens += length
+    if names:
+        yield names
+
+
+def _logps(model: PreTrainedModel, sequences: Sequence[tuple[Tokens, Tokens]]) -> list[float]:
+    batch = {
+        key: value.to(model.device) if isinstance(value, torch.Tensor) else value for key, value in pack(sequences).items()
+    }
+    # As in training, so that a policy that has not moved yet has rewards of 0. Full precision stays as it is.
+    reduced = torch.autocast(model.device.type, torch.bfloat16) if model.dtype == torch.bfloat16 else contextlib.nullcontext()
+    with torch.inference_mode(), reduced:
+        values: list[float] = completion_logps(model, batch).tolist()
+    return values

@@ -1,0 +1,168 @@
+"""The steps train and reference on a tiny model: from tables to adapters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peft import PeftModel
+from transformers import TrainerCallback
+
+from components.contracts import DEVIATIONS, PAIRS, REFERENCE, InputError
+from components.lineage import digest
+from components.models.params import Params as Models
+from components.reference.step import run as refer
+from components.train.checkpoints import Checkpoints
+from components.train.params import Lora, Params, Preference, Sft
+from components.train.step import run
+from tests.conftest import response_rows
+
+PARAMS = Params(
+    lora=Lora(r=4),
+    sft=Sft(epochs=2, batch_size=4, learning_rate=1e-3),
+    preference=Preference(epochs=2, batch_size=2, learning_rate=1e-3),
+    checkpoint_minutes=60,
+)
+
+
+def train(models: Models, objective: str, model: Path, params: Params = PARAMS, **inputs: Path) -> dict[str, Any]:
+    names = ("responses", "pairs", "deviations", "validation", "reference", "sft")
+    given: dict[str, Path | None] = {name: inputs.get(name) for name in names}
+    return run(train=params, models=models, objective=objective, model=model, **given)
+
+
+@pytest.fixture
+def models(tiny_model: Path) -> Models:
+    return Models(language=str(tiny_model), max_tokens=256)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> dict[str, Path]:
+    """Pairs of neighbours in score, with weights 0, 1, 2, ... in turn."""
+    rows = response_rows(prompts=5, responses=4, test=1)
+    pairs, deviations = [], []
+    for number, row in enumerate(rows):
+        deviations.append(
+            {"response_id": row["response_id"], "prompt_id": row["prompt_id"], "semantic": 0.5, "style": 0.5}
+            | {"weight": float(number % 3)}
+        )
+        losers = [r for r in rows if r["prompt_id"] == row["prompt_id"] and r["score"] == row["score"] - 10]
+        pairs += [
+            {
+                **{key: row[key] for key in ("prompt_id", "prompt", "split")},
+                **{"chosen_id": row["response_id"], "chosen": row["response"], "chosen_score": row["score"]},
+                **{"rejected_id": r["response_id"], "rejected": r["response"], "rejected_score": r["score"]},
+            }
+            for r in losers
+        ]
+    paths = {"pairs": tmp_path / "pairs.parquet", "deviations": tmp_path / "deviations.parquet"}
+    PAIRS.write(paths["pairs"], pairs)
+    DEVIATIONS.write(paths["deviations"], deviations)
+    return paths
+
+
+@pytest.fixture
+def inputs(models: Models, responses: Path, tables: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
+    """All that preference training reads."""
+    sft, reference = tmp_path / "sft", tmp_path / "reference.parquet"
+    train(models, "sft", sft, responses=responses)
+    refer(models=models, pairs=tables["pairs"], sft=sft, reference=reference)
+    return {**tables, "sft": sft, "reference": reference}
+
+
+def test_from_stories_to_a_preference_model(models: Models, inputs: dict[str, Path], tmp_path: Path) -> None:
+    rows = REFERENCE.read(inputs["reference"]).to_pylist()
+    assert all(row["chosen_logp"] < 0 and row["chosen_tokens"] > 0 for row in rows)
+    ddpo = train(models, "ddpo", tmp_path / "ddpo", **inputs)
+    dpo = train(models, "dpo", tmp_path / "dpo", **{k: v for k, v in inputs.items() if k != "deviations"})
+    assert ddpo["examples"] == dpo["examples"] == sum(row["split"] == "train" for row in PAIRS.read(inputs["pairs"]).to_pylist())
+    assert ddpo["zero_weight_share"] > 0 == dpo["zero_weight_share"]
+    assert digest(tmp_path / "ddpo") != digest(tmp_path / "dpo")
+    recorded = json.loads((tmp_path / "ddpo" / "training.json").read_text(encoding="utf-8"))
+    assert recorded["metrics"] == ddpo
+    files = {path.suffix for path in (tmp_path / "ddpo").iterdir()}
+    assert ".safetensors" in files and not files & {".bin", ".pt", ".pth", ".pkl"}
+    assert not list(Path(".work/train").glob("*"))
+    from components.models.language import load_model
+
+    assert isinstance(load_model(models, tmp_path / "ddpo"), PeftModel)
+
+
+def test_a_policy_that_has_not_moved_has_no_rewards(models: Models, inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The reference artifact equals the log-probabilities that training computes for itself."""
+    still = PARAMS.model_copy(update={"preference": Preference(learning_rate=1e-30, batch_size=3)})
+    metrics = train(models, "ddpo", tmp_path / "still", still, **inputs)
+    assert metrics["rewards/chosen"] == pytest.approx(0, abs=2e-3)
+    assert metrics["rewards/rejected"] == pytest.approx(0, abs=2e-3)
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("objective", ["sft", "ddpo"])
+def test_interrupted_training_ends_with_the_same_bytes(
+    models: Models,
+    inputs: dict[str, Path],
+    responses: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    objective: str,
+) -> None:
+    given = {"responses": responses} if objective == "sft" else inputs
+    train(models, objective, tmp_path / "whole", **given)
+    train(models, objective, tmp_path / "again", **given)
+    assert digest(tmp_path / "again") == digest(tmp_path / "whole")
+
+    often = PARAMS.model_copy(update={"checkpoint_minutes": 1e-9})
+    saved = Checkpoints.on_save
+
+    def save_and_die(self: Checkpoints, args: Any, state: Any, control: Any, **_: Any) -> None:
+        saved(self, args, state, control)
+        if state.global_step == 3:
+            raise _Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_save", save_and_die)
+        with pytest.raises(_Killed):
+            train(models, objective, tmp_path / "killed", often, **given)
+    assert not (tmp_path / "killed").exists()
+    started: list[int] = []
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            started.append(state.global_step)
+
+    original = Checkpoints.__init__
+    monkeypatch.setattr(Checkpoints, "__init__", lambda self, minutes: original(self, minutes))
+    monkeypatch.setattr(Checkpoints, "on_step_begin", Watch().on_step_begin)
+    train(models, objective, tmp_path / "killed", often, **given)
+    assert started[0] == 3
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
+
+
+def test_what_is_missing_is_named(models: Models, tables: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--objective ddpo needs --reference, --sft"):
+        train(models, "ddpo", tmp_path / "model", **tables)
+
+
+def test_a_reference_of_other_pairs_is_refused(models: Models, inputs: dict[str, Path], tmp_path: Path) -> None:
+    rows = REFERENCE.read(inputs["reference"])
+    for other, message in ((rows.slice(1), "rows for"), (rows.take([1, 0, *range(2, len(rows))]), "of other pairs")):
+        REFERENCE.write(tmp_path / "other.parquet", other)
+        with pytest.raises(InputError, match=message):
+            train(models, "ddpo", tmp_path / "model", **{**inputs, "reference": tmp_path / "other.parquet"})
+
+
+def test_a_winner_without_a_weight_is_refused(models: Models, inputs: dict[str, Path], tmp_path: Path) -> None:
+    DEVIATIONS.write(tmp_path / "few.parquet", DEVIATIONS.read(inputs["deviations"]).slice(0, 1))
+    with pytest.raises(InputError, match="no weight for"):
+        train(models, "ddpo", tmp_path / "model", **{**inputs, "deviations": tmp_path / "few.parquet"})
+
+
+def test_layers_that_do_not_exist_are_named(models: Models, responses: Path, tmp_path: Path) -> None:
+    params = PARAMS.model_copy(update={"lora": Lora(target_modules=("nothing",))})
+    with pytest.raises(InputError, match=r"target_modules: nothing do not fit"):
+        train(models, "sft", tmp_path / "model", params, responses=responses)
