@@ -70,6 +70,8 @@ def run(*, ingest: Params, models: Models, raw: Path, responses: Path, rejects: 
                     good.write([{name: getattr(row, name) for name in RESPONSES.column_names()} for row in chunk])
                 for faults in _chunks(stage.rejected(), "write rejects", sum(found.times for found in rejections.values())):
                     bad.write([dict(zip(REJECTS.column_names(), (names[row[0]], *row[1:]), strict=True)) for row in faults])
+                # On a full disk, neither takes its name.
+                good.flush()
     finally:
         shutil.rmtree(WORK, ignore_errors=True)
     return {
