@@ -52,7 +52,7 @@ class Step:
         """Runs the step from a command line; returns the exit status."""
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         log.setLevel(logging.INFO)
-        arguments = self._parser().parse_args(argv)
+        arguments = self.parser().parse_args(argv)
         try:
             return self._call(arguments)
         except ParameterError as error:
@@ -70,7 +70,7 @@ class Step:
             print(f"{self.name}: no space left on the device ({error}). Free some and run again.", file=sys.stderr)
             return 1
 
-    def _parser(self) -> argparse.ArgumentParser:
+    def parser(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(prog=f"python -m components.{self.name}", description=self.about, allow_abbrev=False)
         parser.add_argument("--params", type=Path, required=True, metavar="PATH", help="the parameter file, params.yaml")
         for name, words in self.choices.items():

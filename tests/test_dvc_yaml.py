@@ -1,0 +1,135 @@
+"""dvc.yaml describes the graph of DESIGN, and says of each stage what the step's own command line says."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.cli import Step
+from components.params import SECTIONS, Section, load
+
+ROOT = Path(__file__).parents[1]
+EDGES = {
+    ("ingest", "validate"),
+    ("ingest", "embed"),
+    ("validate", "embed"),
+    ("ingest", "weight"),
+    ("embed", "weight"),
+    ("ingest", "validate-weights"),
+    ("weight", "validate-weights"),
+    ("ingest", "train-reward"),
+    ("validate", "train-reward"),
+    ("ingest", "train-sft"),
+    ("validate", "train-sft"),
+    ("weight", "reference"),
+    ("train-sft", "reference"),
+    *((source, f"train@{o}") for o in ("dpo", "ddpo") for source in ("weight", "validate-weights", "reference", "train-sft")),
+    ("ingest", "evaluate"),
+    *((source, "evaluate") for source in ("train-reward", "train-sft", "train@dpo", "train@ddpo")),
+    ("train@ddpo", "register"),
+    ("evaluate", "register"),
+}
+
+
+def stages() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The stages of dvc.yaml with their matrix multiplied out."""
+    for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
+        if "matrix" not in stage:
+            yield name, stage
+            continue
+        ((key, values),) = stage["matrix"].items()
+        for value in values:
+            text = yaml.safe_dump(stage).replace(f"${{item.{key}}}", value)
+            yield f"{name}@{value}", yaml.safe_load(text)
+
+
+STAGES = dict(stages())
+
+
+def paths(entries: list[Any]) -> set[str]:
+    return {path for entry in entries for path in ([entry] if isinstance(entry, str) else entry)}
+
+
+def step_of(stage: dict[str, Any]) -> tuple[Step, Any]:
+    """The step that a stage runs, and its arguments as the step's own parser reads them."""
+    words = shlex.split(stage["cmd"])
+    assert words[:2] == ["python", "-m"]
+    step: Step = importlib.import_module(f"{words[2]}.__main__").STEP
+    return step, step.parser().parse_args(words[3:])
+
+
+def test_edges() -> None:
+    made_by = {path: name for name, stage in STAGES.items() for path in paths(stage["outs"])}
+    found = {(made_by[path], name) for name, stage in STAGES.items() for path in paths(stage["deps"]) if path in made_by}
+    assert found == EDGES
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_what_a_stage_declares_is_what_its_command_reads_and_writes(name: str) -> None:
+    stage = STAGES[name]
+    step, given = step_of(stage)
+    read = {str(value) for key in (*step.inputs, *step.optional) if (value := getattr(given, key))}
+    read |= {str(path) for key in step.collections for _, path in getattr(given, key)}
+    artifacts = {path for path in paths(stage["deps"]) if path.startswith("artifacts/")}
+    assert read == artifacts
+    assert {str(getattr(given, key)) for key in step.outputs} == paths(stage["outs"])
+    assert paths(stage["metrics"]) == {str(given.metrics)}
+    room = f"components/{step.name}"
+    assert {room, "components/contracts.py"} <= paths(stage["deps"])
+    assert all((ROOT / path).exists() for path in paths(stage["deps"]) - artifacts if "$" not in path)
+    assert {parameter.partition(".")[0] for parameter in stage["params"]} <= set(step.sections)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_module_that_a_stage_imports_is_a_dependency(name: str) -> None:
+    """Otherwise a change of code would leave stale results. What neither reads nor computes data is left out."""
+    neutral = {"components/cli.py", "components/lineage.py", "components/params.py", "components/models/params.py"}
+    declared = paths(STAGES[name]["deps"])
+    step, _ = step_of(STAGES[name])
+    waiting = [path.relative_to(ROOT).as_posix() for path in (ROOT / "components" / step.name).glob("*.py")]
+    seen: set[str] = set()
+    while waiting:
+        file = waiting.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
+            words = line.split()
+            if words[:1] == ["from"] and words[1].startswith("components"):
+                imported = words[1].replace(".", "/") + ".py"
+                waiting += [imported] if (ROOT / imported).is_file() else []
+    uncovered = {file for file in seen if not any(file == path or file.startswith(f"{path}/") for path in declared)}
+    assert uncovered - neutral == set()
+
+
+def test_params_yaml_holds_every_parameter() -> None:
+    document = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    assert list(document) == list(SECTIONS)
+
+    def compare(values: dict[str, Any], section: type[Section], where: str) -> None:
+        assert list(values) == list(section.model_fields), where
+        for name, field in section.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                compare(values[name], field.annotation, f"{where}.{name}")
+
+    for name, section in load(ROOT / "params.yaml").items():
+        compare(document[name], type(section), name)
+
+
+def test_help_needs_no_heavy_import() -> None:
+    """Torch and its like stay out of the command lines: `--help` answers at once."""
+    import subprocess
+    import sys
+
+    rooms = sorted({step_of(stage)[0].name for stage in STAGES.values()})
+    heavy = "{'torch', 'transformers', 'mlflow', 'great_expectations', 'matplotlib', 'pandas', 'datasets'}"
+    modules = [f"components.{room}.__main__" for room in rooms] + ["pipelines.front_door"]
+    code = f"import sys, {', '.join(modules)}; sys.exit(str({heavy} & set(sys.modules) or '') or 0)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
