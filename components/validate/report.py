@@ -57,9 +57,7 @@ def write(folder: Path, suite: str, findings: Sequence[Finding], digests: Mappin
 
 def _page(suite: str, findings: Sequence[Finding], digests: Mapping[str, str]) -> str:
     verdict = "passed" if passed(findings) else "failed"
-    failed = [
-        finding for severity in SEVERITIES for finding in findings if finding.severity == severity and not finding.success
-    ]
+    failed = [finding for finding in by_severity(findings) if not finding.success]
     lines = [
         f"<li>{finding.severity}: {html.escape(finding.description)} <small>{html.escape(finding.fact())}</small></li>"
         for finding in failed
