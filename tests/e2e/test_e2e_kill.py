@@ -1,0 +1,80 @@
+"""SIGKILL in the middle of each step: nothing looks finished, and `dvc repro` completes with the same result."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import workspace
+
+# Where each stage is killed: at the first sign of life of its own work.
+SIGNS = {
+    "ingest": "write responses",
+    "validate": r"validate",
+    "embed": r"embed",
+    "weight": r"weight",
+    "validate-weights": r"validate",
+    "train-reward": r"[1-9]\d*/\d+ \[",
+    "train-sft": r"[1-9]\d*/\d+ \[",
+    "reference": r"reference",
+    "train@dpo": r"[1-9]\d*/\d+ \[",
+    "train@ddpo": r"[1-9]\d*/\d+ \[",
+    "evaluate": r"[1-9]\d*/\d+ \[",
+    "register": r"register",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    made = workspace.make(tmp_path_factory.mktemp("workspace"), tiny_model)
+    workspace.dvc(made, "repro")
+    return made
+
+
+def run_and_kill(folder: Path, stage: str) -> bool:
+    """Starts the stage and kills DVC and the step when its output shows the sign; whether that came before the end."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        ["dvc", "repro", "--force", "--single-item", stage],
+        cwd=folder, env=workspace.environment(), stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    seen = ""
+    # DVC prints the stage's name and command first, in which the sign must not be looked for.
+    start = re.compile(r"> python -m .*?\n", re.DOTALL)
+    try:
+        while chunk := os.read(ours, 4096).decode(errors="replace"):
+            seen += chunk
+            own = start.split(seen, maxsplit=1)
+            if len(own) > 1 and re.search(SIGNS[stage], own[1]):
+                os.killpg(process.pid, signal.SIGKILL)
+                return True
+    except OSError:
+        # The terminal closes with its last process.
+        pass
+    finally:
+        process.wait()
+        os.close(ours)
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", SIGNS)
+def test_killed_and_run_again(finished: Path, tmp_path: Path, stage: str) -> None:
+    folder = shutil.copytree(finished, tmp_path / "workspace", symlinks=True)
+    expected = workspace.locked(finished)
+    assert run_and_kill(folder, stage), "the stage ended before it could be killed"
+    workspace.dvc(folder, "repro")
+    version = "artifacts/version.json"
+    found = workspace.locked(folder)
+    assert {path for path in expected if found[path] != expected[path]} <= {version}
+    assert json.loads((folder / version).read_text(encoding="utf-8"))["version"] == 1
+    assert not [path for path in folder.rglob("*.partial") if ".venv" not in path.parts]
