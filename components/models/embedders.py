@@ -41,9 +41,11 @@ def load_embedder(name: str, remote_code: Collection[str] = ()) -> SentenceTrans
     folder = resolve(name)
     if not (folder / "modules.json").is_file():
         raise InputError(f"model {name!r}: {folder} is not a Sentence-Transformers model (it has no modules.json).")
-    return SentenceTransformer(
-        str(folder), trust_remote_code=trusted(name, remote_code), model_kwargs={"use_safetensors": True}
-    )
+    code = trusted(name, remote_code)
+    try:
+        return SentenceTransformer(str(folder), trust_remote_code=code, model_kwargs={"use_safetensors": True})
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {name!r}: no embedder can be loaded from {folder}: {error}") from error
 
 
 def encode(
