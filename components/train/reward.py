@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from tqdm import tqdm
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
@@ -23,19 +26,34 @@ from components.models.reward import RewardModel, load_base
 from components.train import checkpoints
 from components.train.agreement import agreement
 from components.train.batches import LikeLength
-from components.train.params import Params
-from components.train.votes import TOLERANCE, VoteScale
+from components.train.params import Params, Reward
+from components.train.votes import TOLERANCE, Floats, VoteScale, places
 
 log = logging.getLogger("polyphony")
 # Steps between two entries of the training loss in MLflow.
 _LOGGING_STEPS = 10
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What the rows of the responses table are for.
+
+    Attributes:
+        targets: (rows,) in [-1, 1].
+        train, heldout: (rows,) whether the model is trained, or measured, on the row.
+        scale: of the votes trained on.
+    """
+
+    targets: Floats
+    train: NDArray[np.bool_]
+    heldout: NDArray[np.bool_]
+    scale: VoteScale
+
+
 def train_reward(models: Models, params: Params, responses: Path, folder: Path, work: Path) -> dict[str, Any]:
     """Trains a LoRA adapter and a head of `models.reward` on the votes of the training prompts (METHOD: reward model).
 
-    A share of the training prompts is kept back, and the model is measured on it; the test prompts are never looked at. The
-    loss is L1, on the votes as `VoteScale` maps them.
+    A share of the training prompts is kept back, and the model is measured on it; the test prompts are never looked at.
 
     Args:
         folder: gets the adapter (safetensors), the tokenizer and `training.json`.
@@ -45,17 +63,12 @@ def train_reward(models: Models, params: Params, responses: Path, folder: Path, 
         Counts of prompts, responses and cut texts on either side, and the measures of `agreement` on the prompts kept back.
 
     Raises:
-        InputError: if there is nothing to learn: no training prompt, or all votes are equal.
+        InputError: if there is nothing to learn: no training prompt, or no difference between votes.
     """
-    votes = RESPONSES.read(responses, ["prompt_id", "score", "split"]).filter(pc.field("split") == "train")
-    prompt_ids = set(votes.column("prompt_id").to_pylist())
-    heldout = heldout_prompts(prompt_ids, params.reward.heldout_share)
-    measured_on = pc.is_in(votes.column("prompt_id"), pa.array(sorted(heldout), pa.string()))
-    scale = _scale(responses, votes.filter(pc.invert(measured_on)).column("score"))
-
+    plan = make_plan(responses, params.reward)
     set_seed(params.seed)
     base = load_base(models)
-    examples, truncated = _encode(responses, prompt_ids - heldout, base, scale)
+    examples, truncated = _encode(responses, plan, base)
     _without_dropout(base.model)
     model = get_peft_model(
         base.model,
@@ -76,22 +89,47 @@ def train_reward(models: Models, params: Params, responses: Path, folder: Path, 
     )
     checkpoints.train(trainer, params.checkpoint_minutes)
 
-    measured = _measure(RewardModel(model, base.tokenizer, base.max_tokens, base.heads), responses, heldout, scale)
+    measured = measure(replace(base, model=model), responses, plan)
+    ids = RESPONSES.read(responses, ["prompt_id"]).column("prompt_id").to_numpy()
+    sides = {"train": plan.train, "heldout": plan.heldout}
     metrics: dict[str, Any] = {
-        "prompts": {"train": len(prompt_ids) - len(heldout), "heldout": len(heldout)},
-        "responses": {"train": len(examples), "heldout": votes.num_rows - len(examples)},
+        "prompts": {side: len(set(ids[rows])) for side, rows in sides.items()},
+        "responses": {side: int(rows.sum()) for side, rows in sides.items()},
         "truncated": {"train": truncated, "heldout": measured.pop("truncated")},
         **measured,
     }
     _save(model, base, folder, models)
-    used = {"seed": params.seed, "reward": params.reward.model_dump(), "model": models.reward}
-    training = {
-        "objective": "reward",
-        "metrics": metrics,
-        "parameters": used | {"votes": {"minimum": scale.minimum, "maximum": scale.maximum}},
-    }
+    used = {"seed": params.seed, "model": models.reward, "votes": asdict(plan.scale), **params.reward.model_dump()}
+    training = {"objective": "reward", "metrics": metrics, "parameters": used}
     (folder / "training.json").write_text(json.dumps(training, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return metrics
+
+
+def make_plan(responses: Path, reward: Reward) -> Plan:
+    """Which rows are used, for what, and their targets.
+
+    With `places`, prompts whose votes are all equal say nothing and are not used. The scale of the votes is taken from the
+    rows trained on; the votes of the others are cut to it.
+
+    Raises:
+        InputError: if there is nothing to learn.
+    """
+    frame = RESPONSES.read(responses, ["prompt_id", "score", "split"]).to_pandas()
+    usable = frame["split"] == "train"
+    if not usable.any():
+        raise InputError(f"{responses}: no training prompt, so there is nothing to train a reward model on.")
+    if reward.targets == "places":
+        votes = frame.groupby("prompt_id")["score"]
+        usable &= votes.transform("max") - votes.transform("min") > TOLERANCE
+    heldout = usable & frame["prompt_id"].isin(heldout_prompts(set(frame["prompt_id"][usable]), reward.heldout_share))
+    train = usable & ~heldout
+    trained = frame["score"][train]
+    if not train.any() or trained.max() - trained.min() <= TOLERANCE:
+        where = "of every training prompt" if reward.targets == "places" else "that the reward model could be trained on"
+        raise InputError(f"{responses}: the votes {where} are all equal, so there is nothing to learn. Check the scores.")
+    scale = VoteScale(float(trained.min()), float(trained.max()))
+    targets = places(frame["prompt_id"], frame["score"]) if reward.targets == "places" else scale(frame["score"])
+    return Plan(targets, train.to_numpy(), heldout.to_numpy(), scale)
 
 
 def heldout_prompts(prompt_ids: Iterable[str], share: float) -> set[str]:
@@ -105,48 +143,38 @@ def heldout_prompts(prompt_ids: Iterable[str], share: float) -> set[str]:
     return {prompt_id for _, prompt_id in draws[:count]}
 
 
-def _scale(responses: Path, votes: pa.ChunkedArray) -> VoteScale:
-    if len(votes) == 0:
-        raise InputError(f"{responses}: no training prompt, so there is nothing to train a reward model on.")
-    span = pc.min_max(votes).as_py()
-    if span["max"] - span["min"] <= TOLERANCE:
-        raise InputError(
-            f"{responses}: all votes that a reward model could be trained on are equal ({span['min']:g}), so that there is "
-            "nothing to learn from them. Check the source's scores."
-        )
-    return VoteScale(span["min"], span["max"])
-
-
-def _rows(responses: Path, prompt_ids: set[str], desc: str) -> Iterator[list[dict[str, Any]]]:
-    """The responses of some prompts, batch by batch."""
-    with tqdm(total=RESPONSES.count(responses), desc=desc, unit="response", mininterval=1) as bar:
+def _rows(responses: Path, wanted: NDArray[np.bool_], desc: str) -> Iterator[tuple[list[dict[str, Any]], NDArray[np.intp]]]:
+    """The wanted rows of the responses and their numbers, batch by batch."""
+    start = 0
+    with tqdm(total=len(wanted), desc=desc, unit="response", mininterval=1) as bar:
         for batch in RESPONSES.batches(responses, ["prompt_id", "prompt", "response", "score"], rows=512):
-            yield [row for row in batch.to_pylist() if row["prompt_id"] in prompt_ids]
+            chosen = np.flatnonzero(wanted[start : start + batch.num_rows])
+            if len(chosen):
+                yield batch.take(pa.array(chosen)).to_pylist(), start + chosen
+            start += batch.num_rows
             bar.update(batch.num_rows)
 
 
-def _encode(responses: Path, prompt_ids: set[str], base: RewardModel, scale: VoteScale) -> tuple[Dataset, int]:
+def _encode(responses: Path, plan: Plan, base: RewardModel) -> tuple[Dataset, int]:
     """What the Trainer trains on, and the number of texts cut. Texts themselves are not kept: there may be many."""
     parts, truncated = [], 0
-    for rows in _rows(responses, prompt_ids, "tokenise"):
-        if not rows:
-            continue
+    for rows, numbers in _rows(responses, plan.train, "tokenise"):
         features, cut = base.encode([row["prompt"] for row in rows], [row["response"] for row in rows])
         truncated += cut
         columns = {name: pa.array([f[name] for f in features], pa.list_(pa.int32())) for name in features[0]}
         # The collator makes the mask anew, for the padding.
         columns.pop("attention_mask", None)
-        labels = pa.array(scale([row["score"] for row in rows]), pa.float32())
-        parts.append(pa.table({**columns, "labels": labels}))
+        parts.append(pa.table({**columns, "labels": pa.array(plan.targets[numbers], pa.float32())}))
     return Dataset(pa.concat_tables(parts)), truncated
 
 
-def _measure(model: RewardModel, responses: Path, prompt_ids: set[str], scale: VoteScale) -> dict[str, Any]:
-    rows = [row for batch in _rows(responses, prompt_ids, "read") for row in batch]
+def measure(model: RewardModel, responses: Path, plan: Plan) -> dict[str, Any]:
+    """The measures of `agreement` on the prompts kept back, and how many of their texts were cut."""
+    rows = [row for batch, _ in _rows(responses, plan.heldout, "read") for row in batch]
     scores = model.score([row["prompt"] for row in rows], [row["response"] for row in rows], "measure")
-    votes = pa.array([row["score"] for row in rows], pa.float64()).to_numpy()
-    words = pa.array([len(row["response"].split()) for row in rows], pa.float64()).to_numpy()
-    found = agreement([row["prompt_id"] for row in rows], votes, scale(votes), scores.values, words)
+    votes = np.array([row["score"] for row in rows], float)
+    words = np.array([len(row["response"].split()) for row in rows], float)
+    found = agreement([row["prompt_id"] for row in rows], votes, plan.targets[plan.heldout], scores.values, words)
     return {**found, "truncated": scores.truncated}
 
 

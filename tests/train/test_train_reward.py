@@ -32,8 +32,8 @@ from components.lineage import digest, step_run
 from components.models.params import Params as Models
 from components.models.reward import load_base, load_reward
 from components.train import reward as reward_module
-from components.train.params import Params
-from components.train.reward import heldout_prompts, train_reward
+from components.train.params import Params, Reward
+from components.train.reward import heldout_prompts, make_plan, measure, train_reward
 from tests.conftest import WORDS, response_rows
 
 VOCABULARY = [
@@ -104,7 +104,8 @@ def test_what_it_leaves_behind(tmp_path: Path, models: Models, responses: Path) 
     training = json.loads((folder / "training.json").read_text(), parse_constant=no_constant)
     assert training["objective"] == "reward"
     assert training["metrics"] == metrics
-    assert training["parameters"]["reward"] == parameters().reward.model_dump()
+    own = {"seed": 0, "model": models.reward, "votes": training["parameters"]["votes"]}
+    assert training["parameters"] == parameters().reward.model_dump() | own
     assert metrics["prompts"] == {"train": 3, "heldout": 1}
     assert metrics["responses"] == {"train": 12, "heldout": 4}
     assert metrics["truncated"] == {"train": 0, "heldout": 0}
@@ -156,10 +157,7 @@ def assert_measures_again(models: Models, folder: Path, responses: Path, metrics
     """Measures the model as loaded, with other random numbers, against what was measured after training."""
     torch.manual_seed(99)
     loaded = load_reward(models, folder)
-    rows = [row for row in RESPONSES.read(responses).to_pylist() if row["split"] == "train"]
-    heldout = heldout_prompts({row["prompt_id"] for row in rows}, parameters().reward.heldout_share)
-    scale = reward_module.VoteScale(**json.loads((folder / "training.json").read_text())["parameters"]["votes"])
-    again = reward_module._measure(loaded, responses, heldout, scale)
+    again = measure(loaded, responses, make_plan(responses, parameters().reward))
     again.pop("truncated")
     assert again == {key: metrics[key] for key in again}
     assert again["mae"] > 0
@@ -174,9 +172,10 @@ def learnable(prompts: int = 24, responses: int = 6) -> list[dict[str, Any]]:
     return rows
 
 
-def test_it_learns(tmp_path: Path, models: Models) -> None:
+@pytest.mark.parametrize("targets", ["places", "votes"])
+def test_it_learns(tmp_path: Path, models: Models, targets: str) -> None:
     path = write(tmp_path / "responses.parquet", learnable())
-    _, metrics = trained(tmp_path, models, path, epochs=20, learning_rate=1e-3)
+    _, metrics = trained(tmp_path, models, path, epochs=20, learning_rate=1e-3, targets=targets)
     assert metrics["pair_accuracy"] > 0.85
     assert metrics["spearman"] > 0.75
     assert metrics["spearman_pooled"] > 0.8
@@ -206,7 +205,7 @@ import os, signal, sys
 from pathlib import Path
 from components.models.params import Params as Models
 from components.train.checkpoints import Checkpoints
-from components.train.params import Params
+from components.train.params import Params, Reward
 from components.train.reward import train_reward
 
 on_save, step = Checkpoints.on_save, int(sys.argv[5])
@@ -236,6 +235,7 @@ def test_killed_it_ends_with_the_same_bytes(tmp_path: Path, models: Models, resp
     assert digest(killed) == digest(whole)
 
 
+@pytest.mark.usefixtures("store")
 def test_logs_into_the_open_run(tmp_path: Path, models: Models, responses: Path) -> None:
     import mlflow
 
@@ -275,13 +275,48 @@ def test_one_prompt_is_trained_on_and_nothing_measured(tmp_path: Path, models: M
     assert json.loads((folder / "training.json").read_text())["metrics"]["mae"] is None
 
 
-def test_equal_votes_in_every_heldout_prompt(tmp_path: Path, models: Models) -> None:
+def test_equal_votes_in_every_prompt(tmp_path: Path, models: Models) -> None:
+    """Places say nothing then; votes differ between prompts, which can be learned, and measured but within a prompt."""
     rows = response_rows()
     for row in rows:
         row["score"] = float(int(row["prompt_id"], 16) % 7)
-    _, metrics = trained(tmp_path, models, write(tmp_path / "flat.parquet", rows))
+    path = write(tmp_path / "flat.parquet", rows)
+    with pytest.raises(InputError, match="votes of every training prompt are all equal"):
+        trained(tmp_path, models, path)
+    _, metrics = trained(tmp_path, models, path, targets="votes")
     assert (metrics["spearman"], metrics["pair_accuracy"]) == (None, None)
     assert metrics["mae"] > 0
+
+
+def test_plan_of_places(tmp_path: Path) -> None:
+    rows = response_rows(prompts=8, responses=3, test=2)
+    flat = {row["prompt_id"] for row in rows if row["split"] == "train"}.pop()
+    for row in rows:
+        if row["prompt_id"] == flat:
+            row["score"] = 5.0
+    plan = make_plan(write(tmp_path / "rows.parquet", rows), Reward())
+    assert (plan.train & plan.heldout).sum() == 0
+    assert plan.train.sum() + plan.heldout.sum() == 5 * 3
+    for row, used, target in zip(rows, plan.train | plan.heldout, plan.targets, strict=True):
+        assert used == (row["split"] == "train" and row["prompt_id"] != flat)
+        if used:
+            votes = sorted(other["score"] for other in rows if other["prompt_id"] == row["prompt_id"])
+            assert target == votes.index(row["score"]) - 1
+
+
+def test_plan_of_votes(tmp_path: Path) -> None:
+    """The scale is that of the votes trained on; prompts of equal votes are used like any other."""
+    rows = response_rows(prompts=8, responses=3, test=2)
+    path = write(tmp_path / "rows.parquet", rows)
+    heldout = make_plan(path, Reward(targets="votes")).heldout
+    for row, kept in zip(rows, heldout, strict=True):
+        row["score"] = 1e6 if kept or row["split"] == "test" else row["score"] + 3
+    plan = make_plan(write(path, rows), Reward(targets="votes"))
+    assert (plan.heldout == heldout).all()
+    votes = [row["score"] for row, used in zip(rows, plan.train, strict=True) if used]
+    assert (plan.scale.minimum, plan.scale.maximum) == (min(votes), max(votes))
+    assert plan.targets[plan.train] == pytest.approx(plan.scale(votes))
+    assert set(plan.targets[plan.heldout]) == {1.0}
 
 
 def test_two_valued_votes(tmp_path: Path, models: Models) -> None:
@@ -301,17 +336,18 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path, models: Models) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda row: row | {"score": 3.0}, "all votes .* are equal"),
-        (lambda row: row | {"score": 3.0 + row["score"] * 1e-14}, "all votes .* are equal"),
+        (lambda row: row | {"score": 3.0}, "the votes .* are all equal"),
+        (lambda row: row | {"score": 3.0 + row["score"] * 1e-14}, "the votes .* are all equal"),
         (lambda row: row | {"split": "test"}, "no training prompt"),
     ],
 )
+@pytest.mark.parametrize("targets", ["places", "votes"])
 def test_nothing_to_learn(
-    tmp_path: Path, models: Models, change: Callable[[dict[str, Any]], dict[str, Any]], message: str
+    tmp_path: Path, models: Models, targets: str, change: Callable[[dict[str, Any]], dict[str, Any]], message: str
 ) -> None:
     path = write(tmp_path / "rows.parquet", [change(row) for row in response_rows()])
     with pytest.raises(InputError, match=message):
-        trained(tmp_path, models, path)
+        trained(tmp_path, models, path, targets=targets)
     assert not (tmp_path / "model").exists()
 
 

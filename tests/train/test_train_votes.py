@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from components.train.votes import TOLERANCE, VoteScale
+from components.train.votes import TOLERANCE, VoteScale, places
 
 finite = st.floats(-1e9, 1e9)
 
@@ -64,3 +64,23 @@ def test_any_scale(low: float, high: float) -> None:
 
 def test_votes_beyond_the_scale_count_as_its_end() -> None:
     assert VoteScale(1, 5)([-100, 0, 6, 1e6]) == pytest.approx([-1, -1, 1, 1])
+
+
+def test_places_by_hand() -> None:
+    prompts = ["a", "b", "a", "a", "c", "b", "d", "d"]
+    votes = [5, 0, 100, -1, 3, 50, 2, 2]
+    assert places(prompts, votes).tolist() == [0, -1, 1, -1, 0, 1, 0, 0]
+
+
+def test_equal_votes_share_the_mean_of_their_places() -> None:
+    assert places(["a"] * 5, [1, 0, 1, 0, 0]) == pytest.approx([0.75, -0.5, 0.75, -0.5, -0.5])
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(-50, 50)), min_size=2, max_size=30))
+def test_places_are_those_of_any_increasing_map(rows: list[tuple[str, int]]) -> None:
+    prompts, votes = [name for name, _ in rows], np.array([value for _, value in rows], float)
+    found = places(prompts, votes)
+    assert (np.abs(found) <= 1).all()
+    assert found == pytest.approx(places(prompts, VoteScale(-51, 51)(votes)))
+    for name in set(prompts):
+        assert np.mean([place for place, other in zip(found, prompts, strict=True) if other == name]) == pytest.approx(0)
