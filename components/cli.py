@@ -1,5 +1,7 @@
 """The command line of every step: `python -m components.<step> --params params.yaml --<input> PATH --<output> PATH ...`.
 
+Engines call it as people do. Kubeflow adds `--executor-input`, from which it learns metrics and digests of the outputs.
+
 Exit status: 0 done; 1 the input is at fault; 2 the call or the parameters are at fault; 130 interrupted. Heavy imports wait
 until the arguments and the parameters have been checked.
 """
@@ -18,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components import kubeflow
 from components.contracts import InputError, atomic
 from components.params import ParameterError, Section, load
 
@@ -36,6 +39,8 @@ class Step:
         outputs: artifacts that it writes, likewise; `run` writes each through `contracts.atomic`.
         collections: inputs given as `--name KEY=PATH`, any number of times; `run` gets a dict of `Path`.
         choices: words to choose from, name -> choices; each becomes `--name WORD` and a `str`.
+        pages: what a person reads of the outputs, as one HTML or Markdown file each, name -> function of the outputs that
+            returns its text; each becomes an optional `--name PATH`.
     """
 
     name: str
@@ -47,6 +52,7 @@ class Step:
     defaults: Mapping[str, Callable[[Mapping[str, Section]], Path]] = field(default_factory=dict)
     collections: Mapping[str, str] = field(default_factory=dict)
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    pages: Mapping[str, Callable[[Mapping[str, Path]], str]] = field(default_factory=dict)
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Runs the step from a command line; returns the exit status."""
@@ -72,7 +78,9 @@ class Step:
 
     def parser(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(prog=f"python -m components.{self.name}", description=self.about, allow_abbrev=False)
-        parser.add_argument("--params", type=Path, required=True, metavar="PATH", help="the parameter file, params.yaml")
+        parser.add_argument(
+            "--params", required=True, metavar="PATH", help="the parameter file, params.yaml, or its content as a JSON object"
+        )
         for name, words in self.choices.items():
             parser.add_argument(_flag(name), choices=words, required=True)
         for name, meaning in self.inputs.items():
@@ -86,13 +94,16 @@ class Step:
         for name, meaning in self.outputs.items():
             parser.add_argument(_flag(name), type=Path, required=True, metavar="PATH", help=f"output: {meaning}")
         parser.add_argument("--metrics", type=Path, metavar="PATH", help="output: the step's metrics as JSON")
+        for name in self.pages:
+            parser.add_argument(_flag(name), type=Path, metavar="PATH", help="output: a page to read in a UI")
+        parser.add_argument("--executor-input", metavar="JSON", help="given by Kubeflow: where to tell it metrics and digests")
         return parser
 
     def _call(self, arguments: argparse.Namespace) -> int:
         given = vars(arguments)
         sections = load(arguments.params)
         if missing := [name for name in self.sections if name not in sections]:
-            raise ParameterError(f"{arguments.params}: section(s) missing: {', '.join(missing)}.")
+            raise ParameterError(f"--params: section(s) missing: {', '.join(missing)}.")
         parameters: dict[str, Section] = {name: sections[name] for name in self.sections}
         words: dict[str, str] = {name: given[name] for name in self.choices}
         inputs: dict[str, Path | None] = {name: given[name] for name in (*self.inputs, *self.optional)}
@@ -113,10 +124,15 @@ class Step:
         with lineage.step_run(label, recorded, read) as run:
             step = importlib.import_module(f"components.{self.name}.step")
             metrics: dict[str, Any] = step.run(**parameters, **words, **inputs, **collections, **outputs)
-            run.finish(outputs, metrics)
+            digests = run.finish(outputs, metrics)
+        pages = {given[name]: page(outputs) for name, page in self.pages.items() if given[name]}
         if arguments.metrics:
-            with atomic(arguments.metrics) as partial:
-                partial.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            pages[arguments.metrics] = json.dumps(metrics, indent=2, sort_keys=True) + "\n"
+        for path, text in pages.items():
+            with atomic(path) as partial:
+                partial.write_text(text, encoding="utf-8")
+        if arguments.executor_input:
+            kubeflow.report(arguments.executor_input, lineage.scalars(metrics), digests)
         log.info("%s: done in %.1f s", label, time.monotonic() - started)
         return 0
 

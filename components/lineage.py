@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 EXPERIMENT = "polyphony"
 # The name under which ingest reads the source: where every lineage ends.
 RAW = "raw"
+# Where an engine says which of its runs a step belongs to, and the tag that keeps it.
+ENGINE_RUN, ENGINE_TAG = "POLYPHONY_RUN_ID", "engine.run"
 # What the DAG itself rewrites in the work tree: a change there does not make the code differ from its commit.
 _WRITTEN_BY_THE_DAG = (":!dvc.lock", ":!metrics")
 
@@ -82,6 +84,8 @@ def step_run(step: str, parameters: Mapping[str, Any], inputs: Mapping[str, Path
     consumed = {name: digest(path) for name, path in inputs.items()}
     with mlflow.start_run(run_name=step):
         mlflow.set_tags({"step": step, **git_state()})
+        if run_id := os.environ.get(ENGINE_RUN):
+            mlflow.set_tag(ENGINE_TAG, run_id)
         mlflow.set_tags({f"consumed.{value}": name for name, value in consumed.items()})
         mlflow.log_params({key: str(value)[:6000] for key, value in _flatten(parameters)})
         yield StepRun(consumed)
@@ -93,11 +97,14 @@ class StepRun:
 
     consumed: Mapping[str, str]
 
-    def finish(self, outputs: Mapping[str, Path], metrics: Mapping[str, Any]) -> None:
+    def finish(self, outputs: Mapping[str, Path], metrics: Mapping[str, Any]) -> dict[str, str]:
+        """Records metrics and outputs; returns the digest of each output."""
         import mlflow
 
-        mlflow.log_metrics({key: float(value) for key, value in _flatten(metrics) if isinstance(value, (int, float))})
-        mlflow.set_tags({f"produced.{digest(path)}": name for name, path in outputs.items()})
+        mlflow.log_metrics(scalars(metrics))
+        digests = {name: digest(path) for name, path in outputs.items()}
+        mlflow.set_tags({f"produced.{value}": name for name, value in digests.items()})
+        return digests
 
 
 def recording() -> bool:
@@ -106,6 +113,11 @@ def recording() -> bool:
 
     mlflow = sys.modules.get("mlflow")
     return mlflow is not None and mlflow.active_run() is not None
+
+
+def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among the metrics, nested names joined by dots."""
+    return {key: float(value) for key, value in _flatten(metrics) if isinstance(value, (int, float))}
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,23 +29,51 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def load(path: Path) -> dict[str, Section]:
-    """All sections that the file holds, each checked by its own model.
+def load(given: Path | str) -> dict[str, Section]:
+    """All sections of a file, or of the document itself where it is given as a JSON object, as engines do.
 
-    All are checked, whichever step asks: a mistake in the last step's section must not wait for the last step. Sections
-    that the file does not hold are left out.
+    All are checked, each by its own model, whichever step asks: a mistake in the last step's section must not wait for the
+    last step. Sections that the document does not hold are left out.
 
     Raises:
-        ParameterError: naming all mistakes of the file at once.
+        ParameterError: naming all mistakes at once.
+    """
+    if str(given).lstrip().startswith("{"):
+        return check(parse(str(given), "--params"), "--params")
+    try:
+        text = Path(given).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ParameterError(f"{given}: no such parameter file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{given}: not readable: {error}") from None
+    return check(parse(text, str(given)), str(given))
+
+
+def parse(text: str, where: str) -> dict[str, Any]:
+    """A mapping from YAML or JSON text; `where` names it in errors.
+
+    Raises:
+        ParameterError: if it is neither.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParameterError(f"{path}: no such parameter file.") from None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path}: not readable as YAML: {error}") from None
-    if not isinstance(document, Mapping):
-        raise ParameterError(f"{path}: expected a mapping of sections {', '.join(SECTIONS)}.")
+        # JSON is not all YAML to PyYAML, which reads the pair of escapes of one character as two.
+        document = json.loads(text)
+    except ValueError:
+        try:
+            document = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ParameterError(f"{where}: not readable as YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise ParameterError(f"{where}: expected a mapping of sections {', '.join(SECTIONS)}.")
+    return document
+
+
+def check(document: Mapping[str, Any], where: str) -> dict[str, Section]:
+    """The sections of a document, each checked by its own model; `where` names the document in errors.
+
+    Raises:
+        ParameterError: naming all mistakes at once.
+    """
     mistakes = [f"{name}: unknown section{_nearest(str(name), SECTIONS)}" for name in document if name not in SECTIONS]
     sections: dict[str, Section] = {}
     for name in SECTIONS:
@@ -56,7 +85,7 @@ def load(path: Path) -> dict[str, Section]:
         except ValidationError as error:
             mistakes += [_describe(name, model, detail) for detail in error.errors()]
     if mistakes:
-        raise ParameterError("\n  ".join([f"{path}: {len(mistakes)} mistake(s) in the parameters:", *mistakes]))
+        raise ParameterError("\n  ".join([f"{where}: {len(mistakes)} mistake(s) in the parameters:", *mistakes]))
     return sections
 
 

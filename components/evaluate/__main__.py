@@ -9,6 +9,7 @@ STEP = Step(
     inputs={"responses": "the people's stories; its test prompts are used", "reward": "the reward model"},
     collections={"system": "a trained system's name and its adapter"},
     outputs={"generations": "every story with its scores", "evaluation": "metrics.json, report.html and the plot"},
+    pages={"comparison": lambda outputs: (outputs["evaluation"] / "report.html").read_text(encoding="utf-8")},
 )
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ STEP = Step(
         "pairs": "preference pairs; for --suite weights",
     },
     outputs={"validation": "folder with results.json and the Data Docs, index.html"},
+    pages={"data_docs": lambda outputs: (outputs["validation"] / "index.html").read_text(encoding="utf-8")},
 )
 
 if __name__ == "__main__":

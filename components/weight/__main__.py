@@ -16,6 +16,7 @@ STEP = Step(
         "pairs": "preference pairs",
         "report": "folder with report.html and plots",
     },
+    pages={"weights_page": lambda outputs: (outputs["report"] / "report.html").read_text(encoding="utf-8")},
 )
 
 if __name__ == "__main__":
