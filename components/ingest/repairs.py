@@ -102,13 +102,13 @@ def _has_letters(line: str) -> bool:
 
 
 Repair = Callable[[str], str]
-# In the order in which they are made: entities may hide what the others look for.
+# In the order in which they are made: entities may hide what the others look for, and a CR may stand before a newline token.
 ANY: dict[str, Repair] = {
     "html_entities": _html_entities,
     "bom": lambda text: text.replace("\ufeff", ""),
     "control": lambda text: _CONTROL.sub("", text),
-    "line_endings": lambda text: text.replace("\r\n", "\n").replace("\r", "\n"),
     "newline_tokens": _newline_tokens,
+    "line_endings": lambda text: text.replace("\r\n", "\n").replace("\r", "\n"),
     "markdown_escapes": lambda text: _ESCAPE.sub(r"\1", text),
     "detokenise": _detokenise,
 }

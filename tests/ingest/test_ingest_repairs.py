@@ -64,6 +64,10 @@ def test_every_repair_is_a_parameter_and_tested() -> None:
     assert len(REPAIRS) == len(ANY) + len(PROMPT) + len(RESPONSE)
 
 
+def test_a_line_ends_once() -> None:
+    assert repair("one\r <\\newline> \r\n <\\newline>two", list(ANY))[0] == "one\n\n\ntwo"
+
+
 def test_repairs_uncover_one_another() -> None:
     text, made = repair("&amp;lt;\\newline&amp;gt;[WP] &#8203;a&#13;&#10;b", [*ANY, *PROMPT])
     assert text == "a\nb"
