@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -160,6 +161,14 @@ def _matches(column: Column, actual: pa.DataType) -> bool:
     return bool(actual == column.type)
 
 
+def work_folder(step: str) -> Path:
+    """Where a step keeps finished parts of its work, from which it goes on after a kill: in `$POLYPHONY_WORK`, or in `.work`.
+
+    That must outlive the process: locally no output of DVC, on a cluster a volume.
+    """
+    return Path(os.environ.get("POLYPHONY_WORK") or ".work") / step
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A place beside `path` to write a file or a folder, which takes the name `path` only when all went well.
@@ -297,8 +306,8 @@ GENERATIONS = Table(
         Column("tokens", _INT, "length in tokens of the language model"),
         Column("finish_reason", _TEXT, "`stop` (ended by itself), `length` (cut at the limit), `human` (gold)"),
         Column("reward", _REAL, "score by the reward model, about [-1, 1]"),
-        Column("semantic", pa.list_(pa.float32()), "see embeddings", vector=True),
-        Column("style", pa.list_(pa.float32()), "see embeddings", vector=True),
+        Column("semantic", pa.list_(pa.float32()), "see embeddings; all 0 for an empty story", vector=True),
+        Column("style", pa.list_(pa.float32()), "see embeddings; all 0 for an empty story", vector=True),
     ),
 )
 TABLES = (RESPONSES, REJECTS, EMBEDDINGS, DEVIATIONS, PAIRS, REFERENCE, GENERATIONS)

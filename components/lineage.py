@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.contracts import InputError
+from components.live import Live
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+log = logging.getLogger("polyphony")
 EXPERIMENT = "polyphony"
 # The name under which ingest reads the source: where every lineage ends.
 RAW = "raw"
@@ -27,6 +32,12 @@ RAW = "raw"
 ENGINE_RUN, ENGINE_TAG = "POLYPHONY_RUN_ID", "engine.run"
 # What the DAG itself rewrites in the work tree: a change there does not make the code differ from its commit.
 _WRITTEN_BY_THE_DAG = (":!dvc.lock", ":!metrics")
+
+# Seconds that a step which fails or is told to stop gives MLflow.
+_LEAVING = 5
+_WRITTEN = "the outputs are written, but not how they were made, and without that nothing can be registered"
+# The run that is open in this process.
+_open: StepRun | None = None
 
 
 class UntraceableError(Exception):
@@ -75,44 +86,114 @@ def tracking_client() -> MlflowClient:
 
 @contextmanager
 def step_run(step: str, parameters: Mapping[str, Any], inputs: Mapping[str, Path]) -> Iterator[StepRun]:
-    """An MLflow run around a step. Attaches to the run in `MLFLOW_RUN_ID` where an engine opened one."""
+    """An MLflow run around a step. Attaches to the run in `MLFLOW_RUN_ID` where an engine opened one.
+
+    Raises:
+        InputError: if MLflow is out of reach before or after the step, for longer than MLflow's own retries last
+            (`MLFLOW_HTTP_REQUEST_MAX_RETRIES`). During the step it may be.
+    """
+    global _open
     import mlflow
 
-    tracking_client()
-    if "MLFLOW_RUN_ID" not in os.environ:
-        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
     consumed = {name: digest(path) for name, path in inputs.items()}
-    with mlflow.start_run(run_name=step):
-        mlflow.set_tags({"step": step, **git_state()})
-        if run_id := os.environ.get(ENGINE_RUN):
-            mlflow.set_tag(ENGINE_TAG, run_id)
-        mlflow.set_tags({f"consumed.{value}": name for name, value in consumed.items()})
-        mlflow.log_params({key: str(value)[:6000] for key, value in _flatten(parameters)})
-        yield StepRun(consumed)
+    try:
+        with _recorded("nothing was done yet"):
+            client = tracking_client()
+            if "MLFLOW_RUN_ID" not in os.environ:
+                mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+            opened = mlflow.start_run(run_name=step)
+            mlflow.set_tags({"step": step, **git_state()})
+            if run_id := os.environ.get(ENGINE_RUN):
+                mlflow.set_tag(ENGINE_TAG, run_id)
+            mlflow.set_tags({f"consumed.{value}": name for name, value in consumed.items()})
+            mlflow.log_params({key: str(value)[:6000] for key, value in _flatten(parameters)})
+        _open = run = StepRun(consumed, Live(client, opened.info.run_id))
+        yield run
+        with _recorded():
+            mlflow.end_run()
+    except BaseException as error:
+        if _open is not None:
+            _open.live.close(_LEAVING)
+        _give_up("KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED")
+        raise
+    finally:
+        _open = None
+    for action in run.afterwards:
+        action()
+
+
+@contextmanager
+def _recorded(done: str = _WRITTEN) -> Iterator[None]:
+    """Turns whatever MLflow raises into an `InputError` that says what was done and what to do."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(
+            f"MLflow is out of reach; {done}. Start it (MLFLOW_TRACKING_URI) and run the same command again; long work is kept "
+            f"and goes on from where it was. ({error})"
+        ) from error
+
+
+def _give_up(status: str) -> None:
+    """Ends the run that is open as failed, without waiting for a server that may be gone."""
+    import mlflow
+
+    hurried = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(_LEAVING)}
+    before = {name: os.environ.get(name) for name in hurried}
+    os.environ.update(hurried)
+    try:
+        mlflow.end_run(status)
+    except Exception as error:
+        log.warning("the MLflow run could not be marked %s (%s)", status.lower(), error)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 @dataclass
 class StepRun:
-    """What a finished step adds to its run."""
+    """What a finished step adds to its run.
+
+    Attributes:
+        consumed: the digest of each input.
+        live: metrics on their way.
+        afterwards: what is done when all is recorded.
+    """
 
     consumed: Mapping[str, str]
+    live: Live
+    afterwards: list[Callable[[], None]] = field(default_factory=list)
 
     def finish(self, outputs: Mapping[str, Path], metrics: Mapping[str, Any]) -> dict[str, str]:
         """Records metrics and outputs; returns the digest of each output."""
         import mlflow
 
-        mlflow.log_metrics(scalars(metrics))
         digests = {name: digest(path) for name, path in outputs.items()}
-        mlflow.set_tags({f"produced.{value}": name for name, value in digests.items()})
+        with _recorded():
+            if self.live.close():
+                raise self.live.error or TimeoutError("metrics were not delivered")
+            mlflow.log_metrics(scalars(metrics))
+            mlflow.set_tags({f"produced.{value}": name for name, value in digests.items()})
         return digests
 
 
-def recording() -> bool:
-    """Whether a run is open in this process, so that training may log into it as it goes."""
-    import sys
+def live(values: Mapping[str, float], step: int, when: float) -> None:
+    """Sends metrics of step `step`, at the time `when` (seconds since 1970), to the open run, if one is; never waits for it."""
+    if _open is not None:
+        _open.live.add(values, step, when)
 
-    mlflow = sys.modules.get("mlflow")
-    return mlflow is not None and mlflow.active_run() is not None
+
+def when_recorded(action: Callable[[], None]) -> None:
+    """Does `action` when the open run has recorded what the step made; at once where no run is open.
+
+    For the removal of kept work, which would be missed if the record failed and the step had to run again.
+    """
+    if _open is None:
+        action()
+    else:
+        _open.afterwards.append(action)
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components import lineage
-from components.lineage import RAW, Origin, UntraceableError, digest, recording, step_run, trace, tracking_client
+from components.lineage import RAW, Origin, UntraceableError, digest, step_run, trace, tracking_client
 
 TREE = {
     "a/b": b"1",
@@ -240,14 +240,6 @@ def test_an_engines_run_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [run.info.run_id for run in client.search_runs(everywhere)] == [theirs]
     assert client.get_run(theirs).info.status == "FINISHED"
     assert trace("responses", of("r")).run_id == theirs
-
-
-@pytest.mark.usefixtures("store")
-def test_recording() -> None:
-    assert not recording()
-    with step_run("train", {}, {}):
-        assert recording()
-    assert not recording()
 
 
 def test_the_store_stays_where_the_step_began(store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,14 +15,13 @@ import pyarrow as pa
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
-from components.contracts import EMBEDDINGS, RESPONSES, InputError, atomic, require_passed
+from components.contracts import EMBEDDINGS, RESPONSES, InputError, atomic, require_passed, work_folder
 from components.embed.params import Params
-from components.lineage import digest
+from components.lineage import digest, when_recorded
 from components.models.embedders import encode, load_embedder
 from components.models.params import Params as Models
 
 log = logging.getLogger("polyphony")
-_WORK = Path(".work/embed")
 _KINDS = ("semantic", "style")
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -31,8 +30,8 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 def run(*, embed: Params, models: Models, responses: Path, validation: Path | None, embeddings: Path) -> dict[str, Any]:
     """Writes `embeddings`, in the order of `responses`.
 
-    A finished chunk is kept in `.work` until all are done, so that a killed run goes on where it was and ends with the same
-    bytes.
+    A finished chunk is kept in the work folder until all are done and recorded, so that a killed run goes on where it was
+    and ends with the same bytes.
 
     Returns:
         Numbers of texts, of distinct ones, of those longer than an embedder reads, and the widths of the vectors.
@@ -48,7 +47,7 @@ def run(*, embed: Params, models: Models, responses: Path, validation: Path | No
     if not len(place):
         raise InputError(f"{responses}: holds no responses. Run ingest again.")
     key = f"{digest(responses)} {names} {models.remote_code} {embed.model_dump_json()}"
-    work = _WORK / hashlib.sha256(key.encode()).hexdigest()[:16]
+    work = work_folder("embed") / hashlib.sha256(key.encode()).hexdigest()[:16]
     parts = []
     with tqdm(total=len(distinct) * len(embedders), desc="embed", unit="text", mininterval=1) as bar:
         for number, texts in enumerate(_chunks(responses, distinct, embed.chunk)):
@@ -76,7 +75,7 @@ def run(*, embed: Params, models: Models, responses: Path, validation: Path | No
             }
             writer.write(pa.table({"response_id": batch.column(0), **columns}))
     del vectors
-    shutil.rmtree(_WORK)
+    when_recorded(lambda: shutil.rmtree(work, ignore_errors=True))
     for kind, count in truncated.items():
         if count:
             log.info("%d of %d texts are longer than the %s embedder (%s) reads", count, len(distinct), kind, names[kind])

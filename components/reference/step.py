@@ -13,8 +13,8 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm
 
-from components.contracts import PAIRS, REFERENCE
-from components.lineage import digest
+from components.contracts import PAIRS, REFERENCE, work_folder
+from components.lineage import digest, when_recorded
 from components.models.language import load_model, load_tokenizer, token_ids
 from components.models.packed import Tokens, completion_logps, pack, prepare
 from components.models.params import Params as Models
@@ -29,8 +29,8 @@ _PART, _BATCH_TOKENS = 256, 8192
 def run(*, models: Models, pairs: Path, sft: Path, reference: Path) -> dict[str, Any]:
     """Writes `reference`, in the order of `pairs`; every distinct completion of a part is computed once.
 
-    Finished parts are kept in `.work` until all are done, so that a killed run goes on where it was and ends with the same
-    bytes.
+    Finished parts are kept in the work folder until all are done and recorded, so that a killed run goes on where it was and
+    ends with the same bytes.
 
     Returns:
         Counts of pairs and tokens; the mean log-probability of a token, in nats.
@@ -42,7 +42,7 @@ def run(*, models: Models, pairs: Path, sft: Path, reference: Path) -> dict[str,
     # What makes these numbers different from others of the same pairs.
     made_by = {"sft": digest(sft), "language": models.language, "max_tokens": str(models.max_tokens)}
     key = f"{digest(pairs)} {sorted(made_by.items())}"
-    work = Path(".work/reference") / hashlib.sha256(key.encode()).hexdigest()[:16]
+    work = work_folder("reference") / hashlib.sha256(key.encode()).hexdigest()[:16]
     parts = []
     columns = ["prompt", "chosen_id", "rejected_id", "chosen", "rejected"]
     with tqdm(total=PAIRS.count(pairs), desc="reference", unit="pair") as bar:
@@ -59,7 +59,7 @@ def run(*, models: Models, pairs: Path, sft: Path, reference: Path) -> dict[str,
             writer.write(rows)
             totals["tokens"] += sum(sum(rows.column(f"{side}_tokens").to_pylist()) for side in ("chosen", "rejected"))
             totals["logp"] += sum(sum(rows.column(f"{side}_logp").to_pylist()) for side in ("chosen", "rejected"))
-    shutil.rmtree(work, ignore_errors=True)
+    when_recorded(lambda: shutil.rmtree(work, ignore_errors=True))
     return {
         "pairs": PAIRS.count(pairs),
         "completion_tokens": totals["tokens"],

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import logging
 import shutil
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 log = logging.getLogger("polyphony")
@@ -15,20 +20,51 @@ log = logging.getLogger("polyphony")
 _MARK = "complete"
 
 
+# What a shell and a container report of a process that SIGTERM ended. Engines retry it: 128 and above is the machine's doing,
+# below that (1, the input is at fault) trying again is of no use.
+STOPPED = 128 + signal.SIGTERM
+
+
 def train(trainer: Trainer, minutes: float) -> None:
     """Trains to the end, from the last complete checkpoint in `trainer.args.output_dir` where there is one.
 
     The Trainer needs `save_strategy="no"` and no `save_total_limit`: saving and removing checkpoints is done here. The
-    training losses that it reports at the end are those since the last start, so they are no metrics.
+    training losses that it reports at the end are those since the last start, so they are no metrics. The last step has a
+    checkpoint too, so that what follows the training may fail and be done again.
 
     Args:
         minutes: time between checkpoints, which is the work that a kill costs at most.
+
+    Raises:
+        SystemExit: with `STOPPED`, after a checkpoint, if the process got SIGTERM (a preempted pod) before the end.
     """
-    trainer.add_callback(Checkpoints(minutes))
+    callback = Checkpoints(minutes)
+    trainer.add_callback(callback)
     checkpoint = last_complete(Path(str(trainer.args.output_dir)))
     if checkpoint is not None:
         log.info("going on from %s", checkpoint)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with _stopping_at_sigterm(callback):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.state.global_step < trainer.state.max_steps:
+        log.warning(
+            "told to stop (SIGTERM): step %d of %d is saved in %s; the same command goes on from there",
+            *(trainer.state.global_step, trainer.state.max_steps, trainer.args.output_dir),
+        )
+        raise SystemExit(STOPPED)
+
+
+@contextmanager
+def _stopping_at_sigterm(callback: Checkpoints) -> Iterator[None]:
+    """SIGTERM has `callback` save and stop at the end of the step under way. Elsewhere it ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread may say what signals do.
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: callback.stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def last_complete(folder: Path) -> Path | None:
@@ -38,7 +74,8 @@ def last_complete(folder: Path) -> Path | None:
         if (checkpoint / _MARK).is_file():
             complete.append(checkpoint)
         else:
-            shutil.rmtree(checkpoint)
+            # The processes of one training may all be doing this.
+            shutil.rmtree(checkpoint, ignore_errors=True)
     return max(complete, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)
 
 
@@ -48,17 +85,29 @@ class Checkpoints(TrainerCallback):
     def __init__(self, minutes: float) -> None:
         self._seconds = 60 * minutes
         self._saved = time.monotonic()
+        self._stop = False
+
+    def stop(self) -> None:
+        """Has the training saved and ended after the step under way."""
+        self._stop = True
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         del args, state, control
         self._saved = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        del args, state
-        control.should_save |= time.monotonic() - self._saved >= self._seconds
+        due = time.monotonic() - self._saved >= self._seconds or state.global_step >= state.max_steps
+        due, stop = _any(args, due or self._stop, self._stop)
+        control.should_save |= due
+        control.should_training_stop |= stop
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         del control
+        self._saved = time.monotonic()
+        # Until here, other processes may not have written their part.
+        _any(args)
+        if not state.is_world_process_zero:
+            return
         latest = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         (latest / _MARK).touch()
         for older in latest.parent.glob("checkpoint-*"):
@@ -66,4 +115,12 @@ class Checkpoints(TrainerCallback):
                 # First the mark, so that a kill in between leaves nothing that looks complete.
                 (older / _MARK).unlink(missing_ok=True)
                 shutil.rmtree(older)
-        self._saved = time.monotonic()
+
+
+def _any(args: TrainingArguments, *flags: bool) -> list[bool]:
+    """Each flag, set if it is set in any process of the training: they must save and stop together."""
+    if args.world_size == 1:
+        return list(flags)
+    shared = torch.tensor([*flags, False], dtype=torch.int32, device=args.device)
+    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+    return [bool(flag) for flag in shared[:-1].tolist()]

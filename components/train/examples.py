@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _IDS = pa.list_(pa.int32())
-_STORIES = pa.schema([("prompt_ids", _IDS), ("completion_ids", _IDS)])
+_STORIES = pa.schema([("prompt_ids", _IDS), ("completion_ids", _IDS), ("id", pa.string())])
 _PAIRS = pa.schema(
     [
         ("prompt_ids", _IDS),
@@ -27,24 +27,26 @@ _PAIRS = pa.schema(
         ("ref_chosen_logps", pa.float64()),
         ("ref_rejected_logps", pa.float64()),
         ("weight", pa.float64()),
-        ("chosen_id", pa.string()),
+        ("id", pa.string()),
     ]
 )
 
 
 def stories(responses: Path, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The responses of the training prompts: prompt_ids, completion_ids."""
+    """The responses of the training prompts: prompt_ids, completion_ids, id (the response's)."""
 
     def rows() -> Iterator[dict[str, Any]]:
-        for row in _training_rows(RESPONSES, responses, ["prompt", "response", "split"]):
+        for row in _training_rows(RESPONSES, responses, ["prompt", "response", "response_id", "split"]):
             prompt, completion = token_ids(tokenizer, row["prompt"], row["response"])
-            yield {"prompt_ids": prompt, "completion_ids": completion}
+            yield {"prompt_ids": prompt, "completion_ids": completion, "id": row["response_id"]}
 
     return _dataset(rows(), _STORIES, f"{responses}: no training response.")
 
 
 def weighted_pairs(pairs: Path, reference: Path, deviations: Path | None, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """The training pairs with their reference log-probabilities and the winner's weight (1 without `deviations`).
+
+    The id of a pair is those of its winner and its loser, with a slash between.
 
     Raises:
         InputError: if a pair has no weight, or the reference is of other pairs.
@@ -67,7 +69,7 @@ def weighted_pairs(pairs: Path, reference: Path, deviations: Path | None, tokeni
                 "ref_chosen_logps": row["chosen_logp"],
                 "ref_rejected_logps": row["rejected_logp"],
                 "weight": weights.get(row["chosen_id"], 1.0),
-                "chosen_id": row["chosen_id"],
+                "id": f"{row['chosen_id']}/{row['rejected_id']}",
             }
 
     return _dataset(rows(), _PAIRS, f"{pairs}: no training pair.")
@@ -114,16 +116,20 @@ def _dataset(rows: Iterator[dict[str, Any]], schema: pa.Schema, nothing: str) ->
 
 
 def collate_stories(examples: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of `stories`: {"packed": ...}, see `pack`."""
-    return {"packed": pack([(example["prompt_ids"], example["completion_ids"]) for example in examples])}
+    """A batch of `stories`: {"packed": see `pack`, "ids": of those that have one}."""
+    return {"packed": pack([(example["prompt_ids"], example["completion_ids"]) for example in examples]), "ids": _ids(examples)}
 
 
 def collate_pairs(examples: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of `weighted_pairs`: {"packed": all winners, then all losers; and (pairs,) float32 of each number}."""
+    """A batch of `weighted_pairs`: {"packed": all winners, then all losers; "ids"; and (pairs,) float32 of each number}."""
     import torch
 
     sequences = [(example["prompt_ids"], example[side]) for side in ("chosen_ids", "rejected_ids") for example in examples]
     numbers = ("ref_chosen_logps", "ref_rejected_logps", "weight")
-    return {"packed": pack(sequences)} | {
+    return {"packed": pack(sequences), "ids": _ids(examples)} | {
         name: torch.tensor([example[name] for example in examples], dtype=torch.float32) for name in numbers
     }
+
+
+def _ids(examples: list[dict[str, Any]]) -> list[str]:
+    return [example["id"] for example in examples if "id" in example]

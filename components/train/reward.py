@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,11 @@ from tqdm import tqdm
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 
 from components.contracts import RESPONSES, InputError, content_id
-from components.lineage import recording
 from components.models.params import Params as Models
 from components.models.reward import RewardModel, load_base
-from components.train import checkpoints
 from components.train.agreement import agreement
 from components.train.batches import LikeLength
+from components.train.fit import Watched, fit
 from components.train.params import Params, Reward
 from components.train.votes import TOLERANCE, Floats, VoteScale, places
 
@@ -84,10 +84,10 @@ def train_reward(models: Models, params: Params, responses: Path, folder: Path, 
         model=model,
         args=_arguments(params, work),
         train_dataset=examples,
-        data_collator=DataCollatorWithPadding(base.tokenizer),
+        data_collator=partial(_collate, DataCollatorWithPadding(base.tokenizer)),
         compute_loss_func=_l1,
     )
-    checkpoints.train(trainer, params.checkpoint_minutes)
+    fit(trainer, params, "reward")
 
     measured = measure(replace(base, model=model), responses, plan)
     ids = RESPONSES.read(responses, ["prompt_id"]).column("prompt_id").to_numpy()
@@ -147,7 +147,7 @@ def _rows(responses: Path, wanted: NDArray[np.bool_], desc: str) -> Iterator[tup
     """The wanted rows of the responses and their numbers, batch by batch."""
     start = 0
     with tqdm(total=len(wanted), desc=desc, unit="response", mininterval=1) as bar:
-        for batch in RESPONSES.batches(responses, ["prompt_id", "prompt", "response", "score"], rows=512):
+        for batch in RESPONSES.batches(responses, ["prompt_id", "prompt", "response_id", "response", "score"], rows=512):
             chosen = np.flatnonzero(wanted[start : start + batch.num_rows])
             if len(chosen):
                 yield batch.take(pa.array(chosen)).to_pylist(), start + chosen
@@ -164,6 +164,7 @@ def _encode(responses: Path, plan: Plan, base: RewardModel) -> tuple[Dataset, in
         columns = {name: pa.array([f[name] for f in features], pa.list_(pa.int32())) for name in features[0]}
         # The collator makes the mask anew, for the padding.
         columns.pop("attention_mask", None)
+        columns["id"] = pa.array([row["response_id"] for row in rows])
         parts.append(pa.table({**columns, "labels": pa.array(plan.targets[numbers], pa.float32())}))
     return Dataset(pa.concat_tables(parts)), truncated
 
@@ -199,14 +200,20 @@ def _arguments(params: Params, work: Path) -> TrainingArguments:
         gradient_accumulation_steps=reward.accumulation,
         remove_unused_columns=False,
         logging_steps=_LOGGING_STEPS,
-        report_to="mlflow" if recording() else "none",
+        report_to="none",
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=False,
     )
 
 
-class _Trainer(Trainer):
+def _collate(pad: DataCollatorWithPadding, examples: list[dict[str, Any]]) -> Any:
+    ids = [example.pop("id") for example in examples]
+    batch: Any = pad(examples)
+    batch["ids"] = ids
+    return batch
+
+
+class _Trainer(Watched, Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> LikeLength:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         lengths = pc.list_value_length(dataset.data.column("input_ids")).to_numpy()

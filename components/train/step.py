@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.contracts import InputError, atomic, require_passed
-from components.lineage import digest
+from components.lineage import when_recorded
 from components.models.params import Params as Models
+from components.train.manifest import claim, manifest
 from components.train.params import Optimisation, Params
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def run(
 ) -> dict[str, Any]:
     """Trains by `objective` and writes the adapter to `model`: safetensors, tokenizer and `training.json`.
 
-    Checkpoints lie in `.work/train`, under a name made of all that the result depends on; a killed run goes on from the last
-    one and ends with the same bytes.
+    Checkpoints lie in the work folder, under a name made of all that the result depends on; a killed run goes on from the
+    last one and ends with the same bytes. They are kept until the lineage is recorded too.
 
     Args:
         responses: for `reward` and `sft`.
@@ -50,38 +50,33 @@ def run(
     Raises:
         InputError: if an input that the objective needs is missing, or the data failed validation.
     """
-    needed = {"responses": responses} if objective in ("reward", "sft") else {"pairs": pairs, "reference": reference, "sft": sft}
+    needed = (
+        {"responses": responses} if objective in ("reward", "sft") else {"pairs": pairs, "reference": reference, "sft": sft}
+    )
     if objective == "ddpo":
         needed["deviations"] = deviations
     if missing := [f"--{name}" for name, path in needed.items() if path is None]:
         raise InputError(f"--objective {objective} needs {', '.join(missing)}.")
     require_passed(validation)
     inputs = {name: path for name, path in needed.items() if path is not None}
-    work = Path(".work/train") / f"{objective}-{_key(objective, train, models, inputs)}"
-    with atomic(model) as folder:
+    section = objective if objective in ("reward", "sft") else "preference"
+    with claim(manifest(objective, section, train, models, inputs)) as work, atomic(model) as folder:
         if objective == "reward":
             from components.train.reward import train_reward
 
             metrics = train_reward(models, train, inputs["responses"], folder, work)
         else:
             metrics = _train_language(objective, train, models, inputs, folder, work)
-    shutil.rmtree(work, ignore_errors=True)
+    when_recorded(lambda: shutil.rmtree(work, ignore_errors=True))
     return metrics
-
-
-def _key(objective: str, train: Params, models: Models, inputs: Mapping[str, Path]) -> str:
-    """A name for all that the result depends on; how often checkpoints are made is not of it."""
-    parts = [objective, train.model_dump_json(exclude={"checkpoint_minutes"}), models.model_dump_json()]
-    parts += [f"{name} {digest(path)}" for name, path in inputs.items()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _train_language(
     objective: str, train: Params, models: Models, inputs: Mapping[str, Path], folder: Path, work: Path
 ) -> dict[str, Any]:
     from components.models.language import load_tokenizer
-    from components.train.checkpoints import train as fit
     from components.train.examples import stories, weighted_pairs
+    from components.train.fit import fit
     from components.train.trainer import DiversifiedDPOTrainer, SFTPackedTrainer
 
     tokenizer = load_tokenizer(models)
@@ -94,8 +89,10 @@ def _train_language(
         examples = weighted_pairs(inputs["pairs"], inputs["reference"], inputs.get("deviations"), tokenizer)
         kind = DiversifiedDPOTrainer
     adapter = _adapter(train, models, inputs.get("sft"))
-    trainer = kind(adapter, args=_arguments(objective, train, settings, work), train_dataset=examples, processing_class=tokenizer)
-    fit(trainer, train.checkpoint_minutes)
+    trainer = kind(
+        adapter, args=_arguments(objective, train, settings, work), train_dataset=examples, processing_class=tokenizer
+    )
+    fit(trainer, train, "sft" if objective == "sft" else "preference")
     adapter.save_pretrained(str(folder), safe_serialization=True)
     tokenizer.save_pretrained(folder)
     metrics = _metrics(trainer, len(examples))
@@ -133,7 +130,7 @@ def _arguments(objective: str, train: Params, settings: Optimisation, work: Path
     import torch
     from trl import DPOConfig
 
-    extra = {"beta": train.preference.beta} if objective != "sft" else {}
+    extra: dict[str, Any] = {"beta": train.preference.beta} if objective != "sft" else {}
     return DPOConfig(
         output_dir=str(work),
         num_train_epochs=settings.epochs,
@@ -159,7 +156,7 @@ def _metrics(trainer: PackedTrainer, examples: int) -> dict[str, Any]:
     """The means over the last epoch of what was logged at each step, and the size of the training."""
     steps = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
     last = steps[-max(1, round(len(steps) / trainer.state.num_train_epochs)) :]
-    names = [name for name in last[-1] if name not in ("epoch", "learning_rate", "step", "num_tokens")]
+    names = [name for name in last[-1] if name not in ("epoch", "learning_rate", "step", "time", "num_tokens")]
     return {
         "examples": examples,
         "steps": trainer.state.global_step,

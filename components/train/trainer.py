@@ -12,6 +12,7 @@ from components.models.packed import completion_logps, prepare
 from components.train import losses
 from components.train.batches import LikeLength
 from components.train.examples import collate_pairs, collate_stories
+from components.train.fit import Watched
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 Batch = dict[str, Any]
 
 
-class PackedTrainer(DPOTrainer):
+class PackedTrainer(Watched, DPOTrainer):
     """TRL's trainer on batches that compute no padding; subclasses say what is learned from them.
 
     The loss of a step is the mean over all items of the step (pairs, or completion tokens), however they are spread over

@@ -59,7 +59,7 @@ def test_unit_vectors_in_the_order_of_the_responses(tmp_path: Path, responses: P
         "width": {"semantic": width, "style": width},
         "truncated": {"semantic": 0, "style": 0},
     }
-    assert not Path(".work/embed").exists()
+    assert not any(Path(".work/embed").iterdir())
 
 
 def test_the_packaged_embedders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_killed_and_continued(tmp_path: Path, responses: Path, calls: list[list[
     embed(responses, out, chunk=7)
     assert [len(texts) for texts in calls] == [7, 3]
     assert digest(out) == digest(expected)
-    assert not Path(".work/embed").exists()
+    assert not any(Path(".work/embed").iterdir())
     assert [path.name for path in out.parent.iterdir()] == ["e.parquet"]
 
 

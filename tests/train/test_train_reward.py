@@ -245,7 +245,7 @@ def test_logs_into_the_open_run(tmp_path: Path, models: Models, responses: Path)
         assert mlflow.active_run().info.run_id == run_id
     runs = mlflow.search_runs(output_format="list", search_all_experiments=True)
     assert [run.info.run_id for run in runs] == [run_id]
-    assert len(mlflow.MlflowClient().get_metric_history(run_id, "loss")) >= 1
+    assert len(mlflow.MlflowClient().get_metric_history(run_id, "train/loss")) >= 1
 
 
 @given(st.sets(st.text(min_size=1, max_size=5), max_size=60), st.floats(0.01, 0.99))
