@@ -47,8 +47,12 @@ class Reward(Optimisation):
     The paper shrinks the votes of the whole data set by logarithms (`votes`). That presumes one scale of votes, and on it a
     prompt's popularity outweighs what tells its responses apart; where sources with other scales are mixed in, next to
     nothing is left of that. Every use of the reward compares responses to one prompt, so the default is their order.
+    The paper's rate is 3e-5, for a model of 2 billion parameters; a small encoder takes more.
     """
 
+    epochs: int = Field(3, ge=1, description="times through the data")
+    learning_rate: float = Field(1.0e-3, gt=0, le=1, description="peak of the schedule")
+    batch_size: int = Field(8, ge=1, description="examples that go through the model together")
     targets: Literal["places", "votes"] = Field(
         "places", description="what is learned: a response's place among its prompt's, or its votes shrunk as in the paper"
     )
