@@ -14,6 +14,10 @@ from pathlib import Path
 from components.contracts import atomic
 
 METRICS = "metrics"
+# The two images, under the names that `make images` gives them; a cluster's profile says where they are there.
+LIGHT, MODEL = "polyphony-light", "polyphony-model"
+# The executor input, as an argument of a container.
+EXECUTOR_INPUT = "--executor-input={{$}}"
 
 
 def report(executor_input: str, metrics: Mapping[str, float], digests: Mapping[str, str]) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines import command
+
 # Metrics of the table, with their headings and digits.
 _COLUMNS = (
     ("reward", "reward", 3),
@@ -24,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     results = commands.add_parser("results", help="the last run's table, the registered version, and what to open next")
     results.add_argument("--artifacts", type=Path, default=Path("artifacts"), metavar="DIR")
+    command.add_to(commands)
     arguments = parser.parse_args(argv)
+    if arguments.command == "pipeline":
+        return command.main(arguments)
     return _results(arguments.artifacts)
 
 

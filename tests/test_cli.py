@@ -21,7 +21,7 @@ from components.params import ParameterError
 from components.weight.params import Params as Weight
 
 ROOT = Path(__file__).parents[1]
-STEPS = sorted(path.parent.name for path in (ROOT / "components").glob("*/__main__.py"))
+STEPS = sorted(path.parent.name for path in (ROOT / "components").glob("*/step.py"))
 # A step of every kind of argument, run by `do`.
 STEP = Step(
     name="sketch",

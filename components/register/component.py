@@ -1,0 +1,31 @@
+"""The register task on Kubeflow: the command line, in a container."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Input, Markdown, Metrics, Model, Output
+
+from components.kubeflow import EXECUTOR_INPUT, LIGHT
+
+
+@dsl.container_component
+def register(
+    params: str,
+    model: Input[Model],
+    evaluation: Input[Artifact],
+    version: Output[Artifact],
+    metrics: Output[Metrics],
+    verdict: Output[Markdown],
+) -> dsl.ContainerSpec:
+    """A model version with its card and lineage; the gate's verdict decides its alias."""
+    return dsl.ContainerSpec(
+        image=LIGHT,
+        command=["python", "-m", "components.register"],
+        args=[
+            f"--params={params}",
+            f"--model={model.path}",
+            f"--evaluation={evaluation.path}",
+            f"--version={version.path}",
+            f"--metrics={metrics.path}",
+            f"--verdict={verdict.path}",
+            EXECUTOR_INPUT,
+        ],
+    )

@@ -1,0 +1,115 @@
+"""`polyphony pipeline ...`: the pipeline on Kubeflow, compiled, run here, and sent to a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def add_to(commands: Any) -> None:
+    """Adds `pipeline` and what belongs under it to a command line."""
+    pipeline = commands.add_parser("pipeline", help="the same graph on Kubeflow: compile, run")
+    actions = pipeline.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    compiled = actions.add_parser("compile", help="write the package that Kubeflow takes, after checking it")
+    _cluster(compiled)
+    compiled.add_argument("--output", type=Path, metavar="FILE", help="default: the project's own pipelines/polyphony.yaml")
+    compiled.add_argument("--release", action="store_true", help="insist on images by digest")
+
+    run = actions.add_parser("run", help="run the graph on this machine, as processes or in containers")
+    run.add_argument("--runner", choices=("subprocess", "docker"), default="subprocess")
+    _inputs(run)
+    run.add_argument("--root", type=Path, default=Path("artifacts/runs"), metavar="DIR", help="where the outputs go")
+
+
+def _cluster(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cluster", default="plain", metavar="NAME", help="profile of the cluster: a file, or a name in pipelines/clusters"
+    )
+
+
+def _inputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--input", action="append", default=[], metavar="NAME=VALUE", help="an input of the pipeline's form")
+    parser.add_argument("--overrides", default="", metavar="YAML", help="more parameters, as text or as a file (params.yaml)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Runs an action; returns the exit status: 1 the input or the cluster is at fault, 2 the call or the parameters are."""
+    from components.contracts import InputError
+    from components.params import ParameterError
+
+    try:
+        return _ACTIONS[arguments.action](arguments)
+    except ParameterError as error:
+        print(f"pipeline {arguments.action}: {error}", file=sys.stderr)
+        return 2
+    except InputError as error:
+        print(f"pipeline {arguments.action}: {error}", file=sys.stderr)
+        return 1
+
+
+def _compile(arguments: argparse.Namespace) -> int:
+    from pipelines.package import PACKAGE, write_package
+
+    path = arguments.output or PACKAGE
+    write_package(_checked(arguments.cluster, release=arguments.release), path)
+    print(path)
+    return 0
+
+
+def _checked(cluster: str, *, release: bool) -> str:
+    """The package for a cluster, without problems."""
+    from components.contracts import InputError
+    from pipelines.check import problems
+    from pipelines.cluster import load_cluster
+    from pipelines.package import compile_package
+
+    package = compile_package(load_cluster(cluster))
+    if found := problems(package, release=release):
+        raise InputError("\n  ".join([f"{len(found)} problem(s) in the package:", *found]))
+    return package
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from pipelines.cluster import Cluster
+    from pipelines.local import run
+
+    inputs = given_inputs(arguments.input, arguments.overrides)
+    if not run(Cluster(), inputs, arguments.runner, arguments.root):
+        return 1
+    print(f"Outputs: {max(arguments.root.glob('polyphony-*'))}")
+    return 0
+
+
+def given_inputs(settings: list[str], overrides: str) -> dict[str, Any]:
+    """The pipeline's inputs by name, as the types of its form.
+
+    Raises:
+        ParameterError: if there is no such input, or its value is not of its type.
+    """
+    from components.params import ParameterError
+    from pipelines.cluster import Cluster
+    from pipelines.graph import pipeline
+
+    declared: Mapping[str, Any] = pipeline(Cluster()).component_spec.inputs
+    types = {"NUMBER_INTEGER": int, "NUMBER_DOUBLE": float, "STRING": str}
+    inputs: dict[str, Any] = {}
+    for setting in settings:
+        name, separator, value = setting.partition("=")
+        if not separator or name not in declared:
+            raise ParameterError(f"--input {setting}: expected NAME=VALUE with one of {', '.join(declared)}.")
+        kind = types[declared[name].type]
+        try:
+            inputs[name] = kind(value)
+        except ValueError:
+            raise ParameterError(f"--input {setting}: expected {kind.__name__}.") from None
+    if overrides:
+        path = Path(overrides)
+        inputs["overrides"] = path.read_text(encoding="utf-8") if path.suffix in (".yaml", ".yml", ".json") else overrides
+    return inputs
+
+
+_ACTIONS = {"compile": _compile, "run": _run}

