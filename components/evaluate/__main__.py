@@ -1,3 +1,7 @@
+"""Command line of the evaluate step."""
+
+from __future__ import annotations
+
 import sys
 
 from components.cli import Step

@@ -1,0 +1,207 @@
+"""The step: stories of every system, their scores and embeddings, the comparison and its report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from components.contracts import GENERATIONS, InputError, atomic, work_folder
+from components.evaluate import plane, report
+from components.evaluate.bootstrap import CONFIDENCE, RESAMPLES
+from components.evaluate.diversity import Floats
+from components.evaluate.generate import write_stories
+from components.evaluate.metrics import by_prompt, compare, count
+from components.evaluate.params import Params
+from components.evaluate.prompts import Prompt, choose_prompts, gold
+from components.evaluate.stories import GOLD, Story
+from components.lineage import digest
+from components.models.embedders import STYLOMETRIC, encode, load_embedder
+from components.models.language import load_tokenizer
+from components.models.params import Params as Models
+from components.models.resolve import resolve
+from components.models.reward import Scores, load_reward
+
+log = logging.getLogger("polyphony")
+Vectors = NDArray[np.float32]
+# What a system may be called: the name stands in metrics, in files and as a key of MLflow.
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+_RESERVED = (GOLD, "responses", "reward")
+
+
+def run(
+    *,
+    evaluate: Params,
+    models: Models,
+    responses: Path,
+    reward: Path,
+    system: dict[str, Path],
+    generations: Path,
+    evaluation: Path,
+) -> dict[str, Any]:
+    """Writes `generations` and the folder `evaluation`; returns the means of each system.
+
+    Finished batches of stories lie in the work folder until all is done; a killed run goes on from the last one and ends
+    with the same stories.
+
+    Raises:
+        InputError: if there is no test prompt, no system, or an adapter is missing.
+    """
+    _check(system, reward, models)
+    prompts = choose_prompts(responses, evaluate)
+    work = {name: work_folder("evaluate") / _key(name, adapter, prompts, evaluate, models) for name, adapter in system.items()}
+    stories: dict[str, list[Story]] = {}
+    total = len(system) * len(prompts) * evaluate.samples * evaluate.max_new_tokens
+    with tqdm(total=total, unit="token", unit_scale=True, mininterval=1) as bar:
+        for name, adapter in system.items():
+            bar.set_description(f"write {name}")
+            stories[name] = write_stories(name, adapter, prompts, evaluate, models, work[name], bar)
+    if people := _gold_stories(prompts, evaluate, models):
+        stories[GOLD] = people
+    everything = [story for told in stories.values() for story in told]
+    texts = {prompt.id: prompt.text for prompt in prompts}
+    scores = _score(everything, texts, models, reward)
+    vectors, truncated = _embed(everything, models)
+    measured = _measure(stories, scores.values, vectors, prompts, evaluate)
+    measured["truncated"] = {"reward": scores.truncated, **truncated}
+    measured["reward_model"] = _reward_quality(reward)
+    _write_generations(generations, everything, texts, scores.values, vectors)
+    with atomic(evaluation) as folder:
+        folder.mkdir()
+        (folder / "metrics.json").write_text(json.dumps(measured, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        plane.draw(measured["systems"], folder / "plane.png")
+        settings = _settings(evaluate, models, measured["truncated"], len(everything))
+        report.write(folder / "report.html", measured, texts, everything, scores.values.tolist(), settings)
+    for folder in work.values():
+        shutil.rmtree(folder, ignore_errors=True)
+    means = {name: {key: value["mean"] for key, value in values.items()} for name, values in measured["systems"].items()}
+    return {key: measured[key] for key in ("prompts", "samples", "gold_prompts")} | means
+
+
+def _check(systems: Mapping[str, Path], reward: Path, models: Models) -> None:
+    """Finds in the first second what would otherwise fail after all stories are written."""
+    if not systems:
+        raise InputError("no system to evaluate. Give at least one as --system NAME=ADAPTER.")
+    for name, adapter in systems.items():
+        if name in _RESERVED or not _NAME.fullmatch(name):
+            raise InputError(
+                f"--system {name}=...: a name is made of letters, digits, `_`, `.` and `-`, begins with a letter or digit, "
+                f"and is none of {', '.join(_RESERVED)}."
+            )
+        if not (adapter / "adapter_model.safetensors").is_file():
+            raise InputError(f"{adapter}: no adapter here (adapter_model.safetensors is missing). Run the step that trains it.")
+    if not (reward / "adapter_model.safetensors").is_file():
+        raise InputError(f"{reward}: no reward model here (adapter_model.safetensors is missing). Run the step that trains it.")
+    for model in (models.language, models.reward, models.semantic, models.style):
+        if model != STYLOMETRIC:
+            resolve(model)
+
+
+def _key(name: str, adapter: Path, prompts: Sequence[Prompt], params: Params, models: Models) -> str:
+    """A name for all that a system's stories depend on."""
+    parts = [name, digest(adapter), models.language, params.model_dump_json(), *(prompt.id for prompt in prompts)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _gold_stories(prompts: Sequence[Prompt], params: Params, models: Models) -> list[Story]:
+    tokenizer = load_tokenizer(models)
+    stories = []
+    for prompt in prompts:
+        for sample, text in enumerate(gold(prompt, params)):
+            tokens = len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+            stories.append(Story(GOLD, prompt.id, sample, text, tokens, "human"))
+    return stories
+
+
+def _score(stories: Sequence[Story], prompts: Mapping[str, str], models: Models, reward: Path) -> Scores:
+    model = load_reward(models, reward)
+    return model.score([prompts[story.prompt_id] for story in stories], [story.text for story in stories], "score")
+
+
+def _embed(stories: Sequence[Story], models: Models) -> tuple[dict[str, Vectors], dict[str, int]]:
+    """(stories, width) of each kind, and how many texts the embedder cut. An empty text has the zero vector."""
+    names = {"semantic": models.semantic, "style": models.style}
+    told = [row for row, story in enumerate(stories) if not story.empty]
+    vectors: dict[str, Vectors] = {}
+    truncated: dict[str, int] = {}
+    for kind, name in names.items():
+        model = load_embedder(name, models.remote_code)
+        made = encode(model, [stories[row].text for row in told], f"{kind}, {name}")
+        vectors[kind] = np.zeros((len(stories), made.vectors.shape[1]), np.float32)
+        vectors[kind][told] = made.vectors
+        truncated[kind] = made.truncated
+    return vectors, truncated
+
+
+def _measure(
+    stories: Mapping[str, Sequence[Story]],
+    rewards: Floats,
+    vectors: Mapping[str, Vectors],
+    prompts: Sequence[Prompt],
+    params: Params,
+) -> dict[str, Any]:
+    """What `metrics.json` says of the systems."""
+    place = {prompt.id: row for row, prompt in enumerate(prompts)}
+    values, start = {}, 0
+    for name, told in stories.items():
+        rows = slice(start, start + len(told))
+        values[name] = by_prompt(told, rewards[rows], {kind: made[rows] for kind, made in vectors.items()}, place)
+        start += len(told)
+    return {
+        "prompts": len(prompts),
+        "samples": params.samples,
+        "gold_prompts": len(stories.get(GOLD, ())) // params.samples,
+        "confidence": CONFIDENCE,
+        "resamples": RESAMPLES,
+        **compare(values, params.seed),
+        "stories": {name: count(told) for name, told in stories.items()},
+    }
+
+
+def _reward_quality(reward: Path) -> dict[str, Any]:
+    """How well the reward model agreed with votes that it was not trained on; empty where its training did not say."""
+    record = reward / "training.json"
+    return json.loads(record.read_text(encoding="utf-8")).get("metrics", {}) if record.is_file() else {}
+
+
+def _write_generations(
+    path: Path, stories: Sequence[Story], prompts: Mapping[str, str], rewards: Floats, vectors: Mapping[str, Vectors]
+) -> None:
+    columns = {name: [getattr(story, name) for story in stories] for name in ("system", "prompt_id")}
+    columns["prompt"] = [prompts[story.prompt_id] for story in stories]
+    columns |= {name: [getattr(story, name) for story in stories] for name in ("sample", "text", "tokens", "finish_reason")}
+    widths = {kind: values.shape[1] for kind, values in vectors.items()}
+    arrays = {
+        kind: pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), widths[kind]) for kind, values in vectors.items()
+    }
+    GENERATIONS.write(path, pa.table({**columns, "reward": rewards, **arrays}), **widths)
+
+
+def _settings(params: Params, models: Models, truncated: Mapping[str, int], stories: int) -> list[tuple[str, str]]:
+    """How the stories were made and measured, for the report."""
+
+    def read(kind: str) -> str:
+        return f" (read only the beginning of {truncated[kind]} of {stories} stories)" if truncated[kind] else ""
+
+    return [
+        ("language model", models.language),
+        (
+            "sampling",
+            f"temperature {params.temperature:g}, top-p {params.top_p:g}, top-k {params.top_k or 'off'}, repetition penalty "
+            f"{params.repetition_penalty:g}, at most {params.max_new_tokens} tokens",
+        ),
+        ("reward", f"from {models.reward}{read('reward')}"),
+        ("semantic embedder", models.semantic + read("semantic")),
+        ("style embedder", models.style + read("style")),
+        ("seed", str(params.seed)),
+    ]

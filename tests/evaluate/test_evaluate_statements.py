@@ -1,0 +1,102 @@
+"""What the report says in words, and where it puts the points."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.evaluate.plane import HEIGHT, WIDTH, panels
+from components.evaluate.statements import number, statement, statements
+
+UP, DOWN, UNCLEAR = ((0.03, 0.01, 0.05), (-0.2, -0.3, -0.1), (0.004, -0.01, 0.018))
+Interval = dict[str, float]
+
+
+def interval(values: tuple[float, float, float]) -> Interval:
+    return dict(zip(("mean", "low", "high"), values, strict=True))
+
+
+def difference(semantic: tuple[float, ...], style: tuple[float, ...], reward: tuple[float, ...]) -> dict[str, Interval]:
+    names = ("semantic_diversity", "style_diversity", "reward")
+    return {name: interval(values) for name, values in zip(names, (semantic, style, reward), strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("semantic", "style", "reward", "expected"),
+    [
+        (
+            UP,
+            UP,
+            DOWN,
+            "ddpo is more diverse than dpo in meaning by 0.030 [0.010, 0.050] and in style by 0.030 [0.010, 0.050]. "
+            "The reward of ddpo is lower by 0.200 [0.100, 0.300].",
+        ),
+        (
+            UP,
+            DOWN,
+            UP,
+            "ddpo is more diverse than dpo in meaning by 0.030 [0.010, 0.050], and is less diverse than dpo in style by 0.200 "
+            "[0.100, 0.300]. The reward of ddpo is higher by 0.030 [0.010, 0.050].",
+        ),
+        (
+            UNCLEAR,
+            UP,
+            UNCLEAR,
+            "ddpo is more diverse than dpo in style by 0.030 [0.010, 0.050]; no difference is shown in meaning +0.004 [−0.010, "
+            "+0.018]. No difference in reward is shown: +0.004 [−0.010, +0.018].",
+        ),
+        (
+            UNCLEAR,
+            UNCLEAR,
+            DOWN,
+            "Between ddpo and dpo no difference in diversity is shown: in meaning +0.004 [−0.010, +0.018] and in style +0.004 "
+            "[−0.010, +0.018]. The reward of ddpo is lower by 0.200 [0.100, 0.300].",
+        ),
+    ],
+)
+def test_statement(semantic: tuple[float, ...], style: tuple[float, ...], reward: tuple[float, ...], expected: str) -> None:
+    assert statement("ddpo", "dpo", difference(semantic, style, reward)) == expected
+
+
+def test_every_two_systems_once_and_people_last() -> None:
+    names = ["sft", "dpo", "ddpo", "gold"]
+    same = difference(UP, UP, UP)
+    said = statements(
+        {"systems": dict.fromkeys(names), "differences": {f"{a}-{b}": same for a in names for b in names if a != b}}
+    )
+    pairs = [(text.split()[0], text.split("than ")[1].split()[0]) for text in said]
+    assert pairs == [
+        ("ddpo", "dpo"),
+        ("ddpo", "sft"),
+        ("dpo", "sft"),
+        ("ddpo", "people"),
+        ("dpo", "people"),
+        ("sft", "people"),
+    ]
+
+
+@pytest.mark.parametrize(("value", "text"), [(-0.0001, "0.000"), (-0.25, "−0.250"), (0.0, "0.000"), (12.3456, "12.346")])
+def test_number(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(*[st.floats(-3, 3)] * 3, *[st.floats(0, 2)] * 3), min_size=1, max_size=6))
+def test_the_plane_shows_every_system(places: list[tuple[float, ...]]) -> None:
+    names = ["gold", *(f"system-{i}" for i in range(5))][: len(places)]
+    metrics = ("reward", "semantic_diversity", "style_diversity")
+    systems = {
+        name: {m: interval((v, v - width, v + width)) for m, v, width in zip(metrics, place[:3], place[3:], strict=True)}
+        for name, place in zip(names, places, strict=True)
+    }
+    for panel in panels(systems):
+        assert [point.name for point in panel.points] == names
+        for point in panel.points:
+            assert panel.left <= point.x_low <= point.x <= point.x_high <= panel.right
+            assert panel.top <= point.y_high <= point.y <= point.y_low <= panel.bottom
+        for x, _ in panel.x_ticks:
+            assert 0 <= x <= WIDTH
+        for y, _ in panel.y_ticks:
+            assert 0 <= y <= HEIGHT
+        assert len({(point.label_x, point.label_y) for point in panel.points}) == len(names)
