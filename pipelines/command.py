@@ -95,7 +95,7 @@ def given_inputs(settings: list[str], overrides: str) -> dict[str, Any]:
     from pipelines.graph import pipeline
 
     declared: Mapping[str, Any] = pipeline(Cluster()).component_spec.inputs
-    types = {"NUMBER_INTEGER": int, "NUMBER_DOUBLE": float, "STRING": str}
+    types = {"Integer": int, "Float": float, "String": str}
     inputs: dict[str, Any] = {}
     for setting in settings:
         name, separator, value = setting.partition("=")

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"configure: {error}", file=sys.stderr)
         return 1
-    texts = {arguments[task]: part(document, names) for task, names in TASKS.items()}
+    texts = {arguments[task]: part(document, of) for task, of in TASKS.items()}
     texts[arguments["source"]] = source
     if arguments["configuration"]:
         page = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)

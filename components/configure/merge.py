@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from components.params import SECTIONS, ParameterError, check, parse
 
-# What each task reads, as the `params` of its stage in dvc.yaml say, and beside them what cannot change its result:
-# another learning rate must not invalidate embeddings that a cache holds.
-TASKS: Mapping[str, tuple[str, ...]] = {
-    "ingest": ("ingest", "models.language", "models.max_tokens", "models.remote_code"),
-    "validate": ("validate",),
-    "embed": ("embed", "models.semantic", "models.style", "models.remote_code"),
-    "weight": ("weight",),
-    "reward": ("train.seed", "train.checkpoint_minutes", "train.reward", "models.reward", "models.remote_code"),
-    "sft": (
-        *("train.seed", "train.checkpoint_minutes", "train.lora", "train.sft"),
-        *("models.language", "models.max_tokens", "models.remote_code"),
+_OTHER_MODELS = ("models.reward", "models.semantic", "models.style")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The sections that a task reads, `without` the parameters that cannot change its result.
+
+    Named is what is left out, so that a parameter new to a section reaches all who read the section.
+    """
+
+    sections: tuple[str, ...]
+    without: tuple[str, ...] = ()
+
+
+# Another learning rate must not invalidate embeddings that a cache holds: the parts are those of the stages in dvc.yaml.
+TASKS: Mapping[str, Part] = {
+    "ingest": Part(("ingest", "models"), (*_OTHER_MODELS, "models.dtype")),
+    "validate": Part(("validate",)),
+    "embed": Part(("embed", "models"), ("models.language", "models.reward", "models.max_tokens", "models.dtype")),
+    "weight": Part(("weight",)),
+    "reward": Part(
+        ("train", "models"),
+        (
+            *("train.processes", "train.sharding", "train.lora", "train.sft", "train.preference", "train.orpo"),
+            *("models.language", "models.semantic", "models.style", "models.max_tokens", "models.dtype"),
+        ),
     ),
-    "reference": ("models.language", "models.max_tokens", "models.remote_code"),
-    "preference": (
-        *("train.seed", "train.checkpoint_minutes", "train.preference"),
-        *("models.language", "models.max_tokens", "models.remote_code"),
-    ),
-    "evaluate": ("evaluate", "models"),
-    "register": ("register", "models.language"),
+    "sft": Part(("train", "models"), ("train.preference", "train.orpo", "train.reward", *_OTHER_MODELS)),
+    "reference": Part(("models",), _OTHER_MODELS),
+    "preference": Part(("train", "models"), ("train.sft", "train.reward", *_OTHER_MODELS)),
+    "evaluate": Part(("evaluate", "models")),
+    "register": Part(("register", "models"), (*_OTHER_MODELS, "models.max_tokens", "models.dtype")),
 }
 
 
@@ -56,15 +70,12 @@ def merge(settings: Sequence[str], overrides: str) -> dict[str, Any]:
     return {name: checked[name].model_dump(mode="json") for name in SECTIONS}
 
 
-def part(document: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The named sections and parameters of a complete document as JSON text, the same for the same values."""
-    selected: dict[str, Any] = {}
-    for name in names:
-        section, _, key = name.partition(".")
-        if key:
-            selected.setdefault(section, {})[key] = document[section][key]
-        else:
-            selected[section] = document[section]
+def part(document: Mapping[str, Any], of: Part) -> str:
+    """A task's part of a complete document as JSON text, the same for the same values."""
+    selected = {
+        section: {key: value for key, value in document[section].items() if f"{section}.{key}" not in of.without}
+        for section in of.sections
+    }
     return json.dumps(selected, sort_keys=True, ensure_ascii=False)
 
 

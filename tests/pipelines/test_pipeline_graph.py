@@ -1,0 +1,262 @@
+"""The compiled package, dvc.yaml and the command lines describe one graph, and say the same of each step."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kfp.local.placeholder_utils import resolve_individual_placeholder
+
+from components.configure.__main__ import parser as configure_parser
+from components.configure.merge import TASKS, merge, part
+from components.params import SECTIONS
+from pipelines.cluster import load_cluster
+from pipelines.package import PACKAGE, compile_package, documents
+from tests.test_dvc_yaml import EDGES, STAGES, step_of
+
+SPEC, PLATFORM = documents(PACKAGE.read_text(encoding="utf-8"))
+# Stage of dvc.yaml -> task of the package, and the part of the parameters that it gets.
+TASK_OF = {
+    "ingest": ("ingest", "ingest"),
+    "validate": ("validate", "validate"),
+    "embed": ("embed", "embed"),
+    "weight": ("weight", "weight"),
+    "validate-weights": ("validate-weights", "validate"),
+    "train-reward": ("train-reward", "reward"),
+    "train-sft": ("train-sft", "sft"),
+    "reference": ("reference", "reference"),
+    "train@dpo": ("train-preference", "preference"),
+    "train@ddpo": ("train-preference-2", "preference"),
+    "evaluate": ("evaluate", "evaluate"),
+    "register": ("register", "register"),
+}
+# Only on Kubeflow.
+ENGINE_ONLY = {"configure", "gate", "gate-2"}
+# Read by steps, but without effect on their results, so that dvc.yaml leaves them out.
+NEUTRAL = {"models.remote_code", "train.checkpoint_minutes"}
+
+
+def tasks() -> dict[str, Any]:
+    return SPEC["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+
+
+def container(task: str) -> dict[str, Any]:
+    return SPEC["deploymentSpec"]["executors"][f"exec-{task}"]["container"]
+
+
+def artifacts(task: str) -> dict[str, tuple[str, str]]:
+    """Artifact inputs of a task: name -> producing task and its output."""
+    inputs = tasks()[task]["inputs"].get("artifacts", {})
+    taken = {name: found["taskOutputArtifact"] for name, found in inputs.items()}
+    return {name: (found["producerTask"], found["outputArtifactKey"]) for name, found in taken.items()}
+
+
+def rendered(task: str, backend: bool, **values: Any) -> list[str]:
+    """A container's arguments with placeholders replaced, as the backend's launcher or kfp.local does it.
+
+    Artifacts are at `/<task>/<name>`. The backend writes numbers as Go's %v does, kfp.local as JSON.
+    """
+    spec = SPEC["components"][f"comp-{task}"]
+    outputs = {name: f"/{task}/{name}" for name in spec.get("outputDefinitions", {}).get("artifacts", {})}
+    files = {name: f"/{task}/{name}" for name in spec.get("outputDefinitions", {}).get("parameters", {})}
+    inputs = {name: "/" + "/".join(made) for name, made in artifacts(task).items()}
+    told: dict[str, Any] = {
+        "inputs": {
+            "parameterValues": values,
+            "artifacts": {name: {"artifacts": [{"uri": uri}]} for name, uri in inputs.items()},
+        },
+        "outputs": {
+            "outputFile": f"/{task}/output.json",
+            "parameters": {name: {"outputFile": path} for name, path in files.items()},
+            "artifacts": {name: {"artifacts": [{"uri": uri}]} for name, uri in outputs.items()},
+        },
+    }
+    words = container(task)["args"]
+    if not backend:
+        return [resolve_individual_placeholder(word, told, "p", "t", "/root", "1", "2") for word in words]
+    known = {f"{{{{$.inputs.parameters['{name}']}}}}": go(value) for name, value in values.items()}
+    known |= {f"{{{{$.inputs.artifacts['{name}'].path}}}}": uri for name, uri in inputs.items()}
+    known |= {f"{{{{$.outputs.artifacts['{name}'].path}}}}": uri for name, uri in outputs.items()}
+    known |= {f"{{{{$.outputs.parameters['{name}'].output_file}}}}": path for name, path in files.items()}
+    known["{{$}}"] = json.dumps(told)
+    # Each argument holds one placeholder; values are not looked into again.
+    return [re.sub(r"\{\{.*?\}\}", lambda match: known[match[0]], word, count=1) for word in words]
+
+
+def go(value: Any) -> str:
+    """Text of a parameter as the backend writes it: 1.0 is `1`, 5e-6 is `5e-06`."""
+    if isinstance(value, str):
+        return value
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e21 else repr(float(value))
+
+
+def test_the_package_is_that_of_the_code() -> None:
+    """`polyphony pipeline compile` renews it."""
+    assert compile_package(load_cluster("plain")) == PACKAGE.read_text(encoding="utf-8")
+
+
+def test_steps_and_edges_are_those_of_dvc_yaml() -> None:
+    stage_of = {task: stage for stage, (task, _) in TASK_OF.items()}
+    assert set(tasks()) == set(stage_of) | ENGINE_ONLY
+    assert set(TASK_OF) == set(STAGES)
+    found = {
+        (stage_of[producer], stage_of[task])
+        for task in stage_of
+        for producer, _ in artifacts(task).values()
+        if producer not in ENGINE_ONLY
+    }
+    assert found == EDGES
+
+
+def test_gates_stand_between_validation_and_what_is_costly() -> None:
+    behind = {task for task, found in tasks().items() if "gate" in found.get("dependentTasks", [])}
+    assert behind == {"embed", "train-reward", "train-sft"}
+    behind = {task for task, found in tasks().items() if "gate-2" in found.get("dependentTasks", [])}
+    assert behind == {"train-preference", "train-preference-2"}
+    assert artifacts("gate") == {"validation": ("validate", "validation")}
+    assert artifacts("gate-2") == {"validation": ("validate-weights", "validation")}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("backend", [True, False])
+def test_a_task_calls_its_step_as_the_stage_does(stage: str, backend: bool) -> None:
+    """The same words and the same inputs, each from the same producer, under the same name."""
+    task, _ = TASK_OF[stage]
+    step, by_dvc = step_of(STAGES[stage])
+    assert container(task)["command"] == ["python", "-m", f"components.{step.name}"]
+    values = {"params": '{"a": 5e-06}', "source": "s", "objective": stage.rpartition("@")[2]}
+    passed = tasks()[task]["inputs"]["parameters"]
+    if "objective" in passed:
+        assert passed["objective"] == {"runtimeValue": {"constant": values["objective"]}}
+    by_kubeflow = step.parser().parse_args(rendered(task, backend, **{name: values[name] for name in passed}))
+    assert by_kubeflow.params == '{"a": 5e-06}'
+    for word in step.choices:
+        assert getattr(by_kubeflow, word) == getattr(by_dvc, word)
+    made_by = {path: name for name, found in STAGES.items() for path in found["outs"]}
+    for name in (*step.inputs, *step.optional):
+        path, there = getattr(by_dvc, name), getattr(by_kubeflow, name)
+        assert (path is None) == (there is None), name
+        if path is not None:
+            assert there.parts[1] == TASK_OF[made_by[str(path)]][0]
+    for name in step.collections:
+        sources = {key: TASK_OF[made_by[str(path)]][0] for key, path in getattr(by_dvc, name)}
+        assert {key: path.parts[1] for key, path in getattr(by_kubeflow, name)} == sources
+    for name in (*step.outputs, "metrics", *step.pages):
+        assert getattr(by_kubeflow, name).as_posix() == f"/{task}/{name}"
+    assert json.loads(by_kubeflow.executor_input)["outputs"]["outputFile"] == f"/{task}/output.json"
+
+
+def leaves(document: Any, prefix: str = "") -> Iterator[str]:
+    if not isinstance(document, dict):
+        yield prefix.removesuffix(".")
+        return
+    for key, value in document.items():
+        yield from leaves(value, f"{prefix}{key}.")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_task_gets_the_parameters_of_its_stage(stage: str) -> None:
+    """No fewer, or defaults would stand in for them; no more, or a cache would miss without need."""
+    everything = merge([], "")
+    task, name = TASK_OF[stage]
+    assert tasks()[task]["inputs"]["parameters"]["params"]["taskOutputParameter"]["outputParameterKey"] == name
+    given = set(leaves(json.loads(part(everything, TASKS[name]))))
+    declared = STAGES[stage]["params"]
+    wanted = {leaf for leaf in leaves(everything) if any(leaf == p or leaf.startswith(f"{p}.") for p in declared)}
+    assert wanted <= given
+    assert given - wanted <= NEUTRAL
+
+
+def test_the_form_has_the_defaults_of_the_parameters() -> None:
+    everything = merge([], "")
+    form = SPEC["root"]["inputDefinitions"]["parameters"]
+    settings = dict(
+        re.findall(
+            r"^--set=([\w.]+)=\{\{\$\.inputs\.parameters\['(\w+)'\]\}\}$", "\n".join(container("configure")["args"]), re.M
+        )
+    )
+    assert set(settings.values()) | {"overrides"} == set(form)
+    for path, name in settings.items():
+        value = everything
+        for key in path.split("."):
+            value = value[key]
+        assert form[name]["defaultValue"] == value
+        assert path.replace(".", "_") == name
+    assert all(found["description"] for found in form.values())
+
+
+TEXTS = st.text(max_size=40) | st.sampled_from(["", "5e-6", "true", "None", "--x=y", "'\"\n\\n", "{{$}}", "naïve – 日本 🖋"])
+
+
+@settings(deadline=None, max_examples=60)
+@given(source=TEXTS.filter(lambda text: text), name=st.sampled_from(["polyphony", "a b.c-d"]),
+       rate=st.floats(1e-12, 1, exclude_min=True), epochs=st.integers(1, 10**6), gap=st.floats(0, 1e6))  # fmt: skip
+def test_configure_reads_the_same_from_the_backend_and_here(
+    source: str, name: str, rate: float, epochs: int, gap: float
+) -> None:
+    """Numbers such as 5e-6, empty strings, booleans, quotes, newlines and Unicode arrive as they were given."""
+    form = {key: found["defaultValue"] for key, found in SPEC["root"]["inputDefinitions"]["parameters"].items()}
+    form |= {
+        "ingest_source": source,
+        "register_name": name,
+        "train_preference_learning_rate": rate,
+        "train_sft_epochs": epochs,
+        "overrides": json.dumps({"weight": {"gap": gap, "high_quality_winners": True}}),
+    }
+    read = []
+    for backend in (True, False):
+        # kfp.local looks for placeholders in what it has just put in; the backend's launcher does not.
+        if not backend and "{{$" in source:
+            continue
+        values = {key: (int(v) if "epochs" in key or "max" in key or "samples" in key else v) for key, v in form.items()}
+        given_words = configure_parser().parse_args(rendered("configure", backend, **values))
+        read.append(merge(given_words.set, given_words.overrides))
+    for document in read:
+        assert document["ingest"]["source"] == source
+        assert document["train"]["preference"]["learning_rate"] == rate
+        assert document["train"]["sft"]["epochs"] == epochs
+        assert document["weight"]["gap"] == gap and document["weight"]["high_quality_winners"] is True
+        assert document["register"]["name"] == name
+        # And once more, from configure to the step, which reads its part as a document given inline.
+        for of in TASKS.values():
+            text = part(document, of)
+            assert text.startswith("{")
+            assert json.loads(text) == {s: {k: document[s][k] for k in json.loads(text)[s]} for s in of.sections}
+
+
+def test_every_step_gets_what_the_cluster_has() -> None:
+    spec, platform = documents(compile_package(load_cluster("gpu")))
+    told = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for label, executor in spec["deploymentSpec"]["executors"].items():
+        heavy = label.removeprefix("exec-").startswith(("embed", "train", "reference", "evaluate"))
+        resources = executor["container"]["resources"]
+        assert ("accelerator" in resources) == heavy
+        assert resources["resourceMemoryLimit"] == ("64G" if heavy else "16G")
+        assert ("nodeSelector" in told[label]) == heavy == ("tolerations" in told[label])
+        assert int(told[label]["activeDeadlineSeconds"]) > 0
+        assert told[label]["secretAsEnv"][0]["secretName"] == "mlflow-credentials"
+        assert told[label]["fieldPathAsEnv"][0]["name"] == "POLYPHONY_RUN_ID"
+        retried = next(
+            (
+                t
+                for c in spec["components"].values()
+                for n, t in c.get("dag", {}).get("tasks", {}).items()
+                if f"exec-{n}" == label
+            ),
+            {},
+        )
+        tried_once = label.removeprefix("exec-") in ("configure", "gate", "gate-2", "closing")
+        assert ("retryPolicy" in retried) != tried_once
+        assert retried.get("cachingOptions", {}).get("enableCache", False) != (label in ("exec-configure", "exec-closing"))
+    assert platform["platforms"]["kubernetes"]["pipelineConfig"]["resourceTtlOnCompletion"] == 7 * 86400
+
+
+def test_sections_are_all_handed_out() -> None:
+    assert {section for of in TASKS.values() for section in of.sections} == set(SECTIONS)
+    assert yaml.safe_load(part(merge([], ""), TASKS["weight"]))["weight"]["gap"] == 5.0

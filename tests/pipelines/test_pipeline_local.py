@@ -1,0 +1,75 @@
+"""The graph that Kubeflow runs, here as plain processes, makes what `dvc repro` makes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from components.lineage import digest
+from tests.e2e import workspace
+
+# Stage of dvc.yaml and output -> task and artifact; what is left out tells of runs or of times.
+SAME = {
+    "artifacts/responses.parquet": "ingest/responses",
+    "artifacts/rejects.parquet": "ingest/rejects",
+    "artifacts/validation/responses": "validate/validation",
+    "artifacts/embeddings.parquet": "embed/embeddings",
+    "artifacts/deviations.parquet": "weight/deviations",
+    "artifacts/pairs.parquet": "weight/pairs",
+    "artifacts/weight_report": "weight/report",
+    "artifacts/validation/weights": "validate-weights/validation",
+    "artifacts/models/reward": "train-reward/model",
+    "artifacts/models/sft": "train-sft/model",
+    "artifacts/reference.parquet": "reference/reference",
+    "artifacts/models/dpo": "train-preference/model",
+    "artifacts/models/ddpo": "train-preference-2/model",
+    "artifacts/generations.parquet": "evaluate/generations",
+}
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["polyphony", "pipeline", "run", "--overrides", "params.yaml", *words],
+        cwd=folder,
+        env=workspace.environment() | {"MLFLOW_TRACKING_URI": ""},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_the_same_digests_as_with_dvc(tmp_path: Path, tiny_model: Path) -> None:
+    folder = workspace.make(tmp_path / "workspace", tiny_model)
+    done = run(folder, "--root", "runs")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    (made,) = (folder / "runs").iterdir()
+    found = {path: digest(made / place) for path, place in SAME.items()}
+    assert (made / "validate" / "data_docs").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    told = json.loads((made / "ingest" / "executor_output.json").read_text(encoding="utf-8"))["artifacts"]
+    assert told["metrics"]["artifacts"][0]["metadata"]["responses"] == 24
+    assert told["responses"]["artifacts"][0]["metadata"]["digest"] == found["artifacts/responses.parquet"]
+    version = json.loads((made / "register" / "version").read_text(encoding="utf-8"))
+    store = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    assert store.get_model_version(version["name"], str(version["version"])).tags["data.digest"] == digest(
+        folder / "stories.jsonl"
+    )
+
+    (folder / "mlflow.db").rename(tmp_path / "mlflow.db")
+    workspace.dvc(folder, "repro")
+    lock = workspace.locked(folder)
+    assert {path: lock[path] for path in SAME} == found
+
+
+@pytest.mark.slow
+def test_data_that_fail_stop_the_run_at_the_gate(tmp_path: Path, tiny_model: Path) -> None:
+    """The report is there, what follows is not, and the log says why."""
+    folder = workspace.make(tmp_path / "workspace", tiny_model)
+    done = run(folder, "--root", "runs", "--input", "ingest_max_prompts=2", "--input", "weight_deviation=stile")
+    assert done.returncode == 1
+    assert "weight.deviation" in done.stderr
+    (made,) = (folder / "runs").iterdir()
+    assert {path.name for path in made.iterdir()} <= {"configure", "closing"}

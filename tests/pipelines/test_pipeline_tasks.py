@@ -1,0 +1,147 @@
+"""The small tasks that only an engine needs: configure, gate, closing."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from components.closing.__main__ import main as closing
+from components.configure.__main__ import main as configure
+from components.configure.merge import TASKS, merge, part
+from components.configure.source import identity
+from components.gate.__main__ import main as gate
+from components.lineage import ENGINE_RUN, step_run
+from components.params import ParameterError
+
+
+@pytest.fixture
+def call(tmp_path: Path, tiny_model: Path, store: Path) -> Any:
+    """Calls `configure` with all its outputs under `out`; returns its status."""
+    del store
+    (tmp_path / "stories.jsonl").write_text("{}\n", encoding="utf-8")
+    outputs = [f"--{name}=out/{name}" for name in (*TASKS, "source", "configuration")]
+    usual = [f"--set=models.language={tiny_model}", "--set=ingest.source=stories.jsonl"]
+    return lambda *words: configure([*usual, *outputs, *words])
+
+
+def test_every_task_gets_its_part(call: Any, tiny_model: Path, tmp_path: Path) -> None:
+    told = {"outputFile": str(tmp_path / "told.json"), "artifacts": {"configuration": {"artifacts": [{"metadata": {}}]}}}
+    given = f"--executor-input={json.dumps({'outputs': told})}"
+    assert call("--set=train.sft.epochs=7", "--overrides={weight: {floor: 0.2}}", given) == 0
+    assert json.loads(Path("out/sft").read_text())["train"]["sft"]["epochs"] == 7
+    assert json.loads(Path("out/weight").read_text())["weight"]["floor"] == 0.2
+    assert "floor: 0.2" in Path("out/configuration").read_text()
+    assert str(tiny_model) in Path("out/ingest").read_text()
+    assert json.loads((tmp_path / "told.json").read_text())["artifacts"] == told["artifacts"]
+
+
+def test_another_learning_rate_leaves_what_does_not_depend_on_it() -> None:
+    """A cache is keyed by these texts."""
+    before, after = merge([], ""), merge(["train.preference.learning_rate=5e-6"], "")
+    changed = {name for name, of in TASKS.items() if part(before, of) != part(after, of)}
+    assert changed == {"preference"}
+    after = merge([], "{models: {semantic: other}}")
+    assert {name for name, of in TASKS.items() if part(before, of) != part(after, of)} == {"embed", "evaluate"}
+
+
+def test_overrides_win_and_all_mistakes_are_told_at_once() -> None:
+    assert (
+        merge(["weight.floor=0.1", "weight.gap=3"], "weight: {floor: 0.5}")["weight"] | {"floor": 0.5, "gap": 3.0}
+        == merge(["weight.floor=0.1", "weight.gap=3"], "weight: {floor: 0.5}")["weight"]
+    )
+    with pytest.raises(ParameterError) as error:
+        merge(["weight.flor=0.1", "train.sft.epochs=0"], "{embed: {chunk: -1}}")
+    told = str(error.value)
+    assert "3 mistake(s)" in told and "did you mean 'floor'" in told and "train.sft.epochs" in told and "embed.chunk" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        (["--set=weight.deviation=stile"], 2, "weight.deviation"),
+        (["--set=weight"], 2, "expected SECTION.PARAMETER=VALUE"),
+        (["--overrides=[1]"], 2, "overrides: expected a mapping"),
+        (["--overrides={models: {language: nowhere}}"], 1, "model 'nowhere': no such folder"),
+        (["--set=ingest.source=nothing.csv"], 1, "nothing.csv: no such file"),
+    ],
+)
+def test_what_is_wrong_ends_the_run_here(
+    call: Any, words: list[str], status: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*words) == status
+    assert told in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_an_mlflow_that_does_not_answer(call: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    assert call() == 1
+    assert f"MLflow at MLFLOW_TRACKING_URI='{address}' does not answer" in capsys.readouterr().err
+
+
+def test_the_identity_of_a_source_follows_its_content(tmp_path: Path) -> None:
+    import fsspec
+
+    path = tmp_path / "data.csv"
+    path.write_text("a", encoding="utf-8")
+    before = identity(str(path))
+    path.write_text("b", encoding="utf-8")
+    assert identity(str(path)) != before
+    path.write_text("a", encoding="utf-8")
+    os.utime(path, (1, 1))
+    assert identity(str(path)) == before
+    assert identity(f"file://{path}") == identity(f"file://{path}")
+    # A store that says nothing of changes: never the same.
+    with fsspec.open("memory://stories/one.csv", "w") as file:
+        file.write("a")
+    system = fsspec.filesystem("memory")
+    system.store["/stories/one.csv"].modified = None
+    assert identity("memory://stories") != identity("memory://stories")
+    assert identity("nothing://x") != identity("nothing://x")
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_the_gate(tmp_path: Path, passed: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = {"description": "Scores are finite.", "severity": "critical", "success": False}
+    (tmp_path / "results.json").write_text(json.dumps({"passed": passed, "expectations": [failed]}), encoding="utf-8")
+    assert gate([f"--validation={tmp_path}"]) == (0 if passed else 1)
+    assert ("Scores are finite." in capsys.readouterr().err) != passed
+
+
+def test_closing_ends_what_was_left_open_and_tells_why(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENGINE_RUN, "run-1")
+    with step_run("weight", {}, {}):
+        pass
+    with pytest.raises(ZeroDivisionError), step_run("embed", {}, {}):
+        raise ZeroDivisionError
+    client = MlflowClient(f"sqlite:///{store}")
+    experiment = client.get_experiment_by_name("polyphony").experiment_id
+    killed = client.create_run(experiment, tags={"step": "train-sft", "engine.run": "run-1"}).info.run_id
+    other = client.create_run(experiment, tags={"step": "train-sft", "engine.run": "run-2"}).info.run_id
+    status = {"state": "FAILED", "error": {"code": 9, "message": "OOMKilled"}, "pipelineTaskName": "Polyphony"}
+    assert closing([f"--status={json.dumps(status)}"]) == 0
+    runs = {run.info.run_id: run for run in client.search_runs([experiment])}
+    assert (runs[killed].info.status, runs[killed].data.tags["failure"]) == ("FAILED", "OOMKilled")
+    assert (runs[other].info.status, "failure" in runs[other].data.tags) == ("RUNNING", False)
+    told = {run.data.tags["step"]: run.data.tags.get("failure") for run in runs.values()}
+    assert (told["weight"], told["embed"]) == (None, "OOMKilled")
+
+
+@pytest.mark.parametrize("status", ["{}", "null", '{"state": "SUCCEEDED"}'])
+def test_closing_where_there_is_nothing_to_close(
+    status: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(ENGINE_RUN, raising=False)
+    assert closing([f"--status={status}"]) == 0
+    assert "no run to look for" in capsys.readouterr().out
