@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.contracts import InputError
-from components.live import Live
+from components.live import Live, short
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,6 +38,8 @@ _LEAVING = 5
 _WRITTEN = "the outputs are written, but not how they were made, and without that nothing can be registered"
 # The run that is open in this process.
 _open: StepRun | None = None
+# Who takes live metrics in its stead.
+_relay: Callable[..., None] | None = None
 
 
 class UntraceableError(Exception):
@@ -130,7 +132,7 @@ def _recorded(done: str = _WRITTEN) -> Iterator[None]:
     except Exception as error:
         raise InputError(
             f"MLflow is out of reach; {done}. Start it (MLFLOW_TRACKING_URI) and run the same command again; long work is kept "
-            f"and goes on from where it was. ({error})"
+            f"and goes on from where it was. ({short(error)})"
         ) from error
 
 
@@ -181,8 +183,16 @@ class StepRun:
 
 def live(values: Mapping[str, float], step: int, when: float) -> None:
     """Sends metrics of step `step`, at the time `when` (seconds since 1970), to the open run, if one is; never waits for it."""
-    if _open is not None:
+    if _relay is not None:
+        _relay(values=values, step=step, when=when)
+    elif _open is not None:
         _open.live.add(values, step, when)
+
+
+def relay(to: Callable[..., None]) -> None:
+    """Has `live` call `to` instead: in a process that works for another, in which the run is open."""
+    global _relay
+    _relay = to
 
 
 def when_recorded(action: Callable[[], None]) -> None:

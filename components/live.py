@@ -65,9 +65,9 @@ class Live:
             try:
                 self._client.log_batch(self._run_id, metrics=batch)
             except Exception as error:
-                if self.error is None:
-                    log.warning("MLflow takes no metrics now (%s); the work goes on, they are kept and sent later", error)
-                self.error = error
+                known, self.error = self.error, error
+                if known is None:
+                    log.warning("MLflow takes no metrics now (%s); work goes on, they are kept and sent later", short(error))
                 if last:
                     return
                 with self._condition:
@@ -79,3 +79,8 @@ class Live:
                 if self.error is not None:
                     log.info("MLflow takes metrics again")
                 self.error, pause = None, _PAUSES[0]
+
+
+def short(error: Exception) -> str:
+    """The first line: databases add statements and values."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -44,13 +44,12 @@ def manifest(objective: str, section: str, train: Params, models: Models, inputs
         for key, one in value.items() if isinstance(value, dict) else [("", value)]:
             parameters[f"train.{name}.{key}".rstrip(".")] = json.dumps(one)
     name = models.reward if objective == "reward" else models.language
+    used = models.model_dump(mode="json", exclude={"semantic", "style", "language" if objective == "reward" else "reward"})
     made_of = {
         "objective": objective,
-        "model": name,
         # A hub model's folder is named for its commit, a package's for its version.
         "model's folder": resolve(name).name,
-        "models.max_tokens": str(models.max_tokens),
-        "models.dtype": models.dtype,
+        **{f"models.{key}": json.dumps(value) for key, value in used.items()},
         **{f"--{name}": digest(path) for name, path in inputs.items()},
         **parameters,
     }
