@@ -8,6 +8,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from components.evaluate.metrics import by_prompt, compare, count
 from components.evaluate.params import Params
 from components.evaluate.prompts import Prompt, choose_prompts, gold
 from components.evaluate.stories import GOLD, Story
-from components.lineage import digest
+from components.lineage import digest, when_recorded
 from components.models.embedders import STYLOMETRIC, encode, load_embedder
 from components.models.language import load_tokenizer
 from components.models.params import Params as Models
@@ -83,7 +84,7 @@ def run(
         settings = _settings(evaluate, models, measured["truncated"], len(everything))
         report.write(folder / "report.html", measured, texts, everything, scores.values.tolist(), settings)
     for folder in work.values():
-        shutil.rmtree(folder, ignore_errors=True)
+        when_recorded(partial(shutil.rmtree, folder, ignore_errors=True))
     means = {name: {key: value["mean"] for key, value in values.items()} for name, values in measured["systems"].items()}
     return {key: measured[key] for key in ("prompts", "samples", "gold_prompts")} | means
 
