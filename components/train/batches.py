@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
+from typing import Any, cast
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 # Batches that are filled from one pool: more would waste less padding, fewer leave more to chance.
 _POOL = 16
@@ -38,3 +39,34 @@ class LikeLength(Sampler[int]):
         batches = rng.permutation(order[:whole].reshape(-1, self._batch_size))
         # What does not fill a batch comes last, or it would shift all that follow.
         yield from [*batches.ravel().tolist(), *order[whole:].tolist()]
+
+
+class Share(Sampler[list[int]]):
+    """The batches of one of several processes. Each example is in one batch of one process, whatever their number.
+
+    All processes have the same number of batches. The last ones may be smaller, or empty: nothing is repeated to fill them.
+    """
+
+    def __init__(self, order: Sampler[int], batch_size: int, processes: int, process: int) -> None:
+        self._order, self._batch_size = order, batch_size
+        self._processes, self._process = processes, process
+
+    def set_epoch(self, epoch: int) -> None:
+        if isinstance(self._order, LikeLength):
+            self._order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return -(-len(cast(Sized, self._order)) // (self._batch_size * self._processes))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self._order)
+        together = self._batch_size * self._processes
+        for start in range(0, len(order), together):
+            yield order[start : start + together][self._process :: self._processes]
+
+
+class Batches(DataLoader[Any]):
+    """A loader of the batches of a `Share`, that tells it the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        cast(Share, self.batch_sampler).set_epoch(epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,8 +44,9 @@ def stories(responses: Path, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     return _dataset(rows(), _STORIES, f"{responses}: no training response.")
 
 
-def weighted_pairs(pairs: Path, reference: Path, deviations: Path | None, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The training pairs with their reference log-probabilities and the winner's weight (1 without `deviations`).
+def weighted_pairs(pairs: Path, reference: Path | None, deviations: Path | None, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """The training pairs with their reference log-probabilities (NaN without `reference`) and the winner's weight (1 without
+    `deviations`).
 
     The id of a pair is those of its winner and its loser, with a slash between.
 
@@ -58,7 +60,8 @@ def weighted_pairs(pairs: Path, reference: Path, deviations: Path | None, tokeni
 
     def rows() -> Iterator[dict[str, Any]]:
         columns = ["prompt", "chosen_id", "rejected_id", "chosen", "rejected", "split"]
-        for row in _training_rows(PAIRS, pairs, columns, beside=_reference_rows(pairs, reference)):
+        beside = _reference_rows(pairs, reference) if reference is not None else None
+        for row in _training_rows(PAIRS, pairs, columns, beside):
             prompt, chosen = token_ids(tokenizer, row["prompt"], row["chosen"])
             if deviations is not None and row["chosen_id"] not in weights:
                 raise InputError(f"{deviations}: no weight for {row['chosen_id']}, a winner in {pairs}. Run weight again.")
@@ -66,8 +69,8 @@ def weighted_pairs(pairs: Path, reference: Path, deviations: Path | None, tokeni
                 "prompt_ids": prompt,
                 "chosen_ids": chosen,
                 "rejected_ids": token_ids(tokenizer, row["prompt"], row["rejected"])[1],
-                "ref_chosen_logps": row["chosen_logp"],
-                "ref_rejected_logps": row["rejected_logp"],
+                "ref_chosen_logps": row.get("chosen_logp", math.nan),
+                "ref_rejected_logps": row.get("rejected_logp", math.nan),
                 "weight": weights.get(row["chosen_id"], 1.0),
                 "id": f"{row['chosen_id']}/{row['rejected_id']}",
             }
@@ -92,7 +95,9 @@ def _training_rows(
                 other = next(beside) if beside is not None else {}
                 for key in other.keys() & row.keys():
                     if other[key] != row[key]:
-                        raise InputError(f"{path}: the reference is of other pairs ({key} {other[key]} for {row[key]}). Run reference.")
+                        raise InputError(
+                            f"{path}: the reference is of other pairs ({key} {other[key]} for {row[key]}). Run reference."
+                        )
                 if row["split"] == "train":
                     yield row | other
                 bar.update()
@@ -116,20 +121,41 @@ def _dataset(rows: Iterator[dict[str, Any]], schema: pa.Schema, nothing: str) ->
 
 
 def collate_stories(examples: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of `stories`: {"packed": see `pack`, "ids": of those that have one}."""
-    return {"packed": pack([(example["prompt_ids"], example["completion_ids"]) for example in examples]), "ids": _ids(examples)}
+    """A batch of `stories`: see `_collate`; and the ids of those that have one."""
+    return _collate([(example["prompt_ids"], example["completion_ids"]) for example in examples]) | {"ids": _ids(examples)}
 
 
 def collate_pairs(examples: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of `weighted_pairs`: {"packed": all winners, then all losers; "ids"; and (pairs,) float32 of each number}."""
+    """A batch of `weighted_pairs`: all winners, then all losers (see `_collate`); ids; and (pairs,) float32 of each number."""
     import torch
 
-    sequences = [(example["prompt_ids"], example[side]) for side in ("chosen_ids", "rejected_ids") for example in examples]
+    sides = ("chosen_ids", "rejected_ids")
     numbers = ("ref_chosen_logps", "ref_rejected_logps", "weight")
-    return {"packed": pack(sequences), "ids": _ids(examples)} | {
-        name: torch.tensor([example[name] for example in examples], dtype=torch.float32) for name in numbers
-    }
+    packed = _collate([(example["prompt_ids"], example[side]) for side in sides for example in examples])
+    values = {name: torch.tensor([example[name] for example in examples], dtype=torch.float32) for name in numbers}
+    return packed | values | {"ids": _ids(examples)}
 
 
 def _ids(examples: list[dict[str, Any]]) -> list[str]:
     return [example["id"] for example in examples if "id" in example]
+
+
+def _collate(sequences: list[tuple[list[int], list[int]]]) -> dict[str, Any]:
+    """
+    Returns:
+        packed: see `pack`. Where there are no sequences, it holds one all the same: a process that has nothing to do takes
+            part in the step.
+        sequences: how many are to be looked at.
+        completion_tokens: (sequences,) float32, number of completion tokens of each.
+        size: tokens, completion tokens, sum of squared lengths.
+    """
+    import torch
+
+    lengths = [len(prompt) + len(completion) for prompt, completion in sequences]
+    completions = [len(completion) for _, completion in sequences]
+    return {
+        "packed": pack(sequences or [([0], [0])]),
+        "sequences": len(sequences),
+        "completion_tokens": torch.tensor(completions, dtype=torch.float32),
+        "size": [sum(lengths), sum(completions), sum(length**2 for length in lengths)],
+    }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from components.params import Section
 
@@ -25,10 +25,18 @@ class Optimisation(Section):
 
     epochs: int = Field(1, ge=1, description="times through the data")
     learning_rate: float = Field(1.0e-4, gt=0, le=1, description="peak of the schedule")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="how the rate falls after the warm-up")
+    schedule: Literal["linear", "cosine", "cosine_to_half", "constant"] = Field(
+        "linear", description="how the rate falls after the warm-up: to 0, or to half the peak, or not"
+    )
     warmup_steps: int = Field(0, ge=0, description="steps over which the rate rises from 0")
-    batch_size: int = Field(4, ge=1, description="examples that go through the model together")
+    batch_size: int = Field(4, ge=1, description="examples that go through the model together, in each process")
     accumulation: int = Field(1, ge=1, description="batches whose gradients make one step")
+
+    def scheduler(self) -> dict[str, Any]:
+        """The schedule as Transformers' training arguments name it."""
+        names = {"constant": "constant_with_warmup", "cosine_to_half": "cosine_with_min_lr"}
+        settings = {"min_lr_rate": 0.5} if self.schedule == "cosine_to_half" else None
+        return {"lr_scheduler_type": names.get(self.schedule, self.schedule), "lr_scheduler_kwargs": settings}
 
 
 class Sft(Optimisation):
@@ -39,6 +47,17 @@ class Preference(Optimisation):
     """DPO and DDPO on the training pairs; they differ in the weights alone."""
 
     beta: float = Field(0.1, gt=0, description="strength of the pull towards the reference")
+
+
+class Orpo(Optimisation):
+    """ORPO and DORPO on the training pairs: from the base model, with a new adapter and without a reference.
+
+    The defaults are those of the paper.
+    """
+
+    epochs: int = Field(4, ge=1, description="times through the data")
+    learning_rate: float = Field(5.0e-6, gt=0, le=1, description="peak of the schedule")
+    odds_weight: float = Field(0.25, ge=0, description="lambda: what the odds ratio counts beside the likelihood")
 
 
 class Reward(Optimisation):
@@ -52,7 +71,7 @@ class Reward(Optimisation):
 
     epochs: int = Field(3, ge=1, description="times through the data")
     learning_rate: float = Field(1.0e-3, gt=0, le=1, description="peak of the schedule")
-    batch_size: int = Field(8, ge=1, description="examples that go through the model together")
+    batch_size: int = Field(8, ge=1, description="examples that go through the model together, in each process")
     targets: Literal["places", "votes"] = Field(
         "places", description="what is learned: a response's place among its prompt's, or its votes shrunk as in the paper"
     )
@@ -68,7 +87,24 @@ class Params(Section):
 
     seed: int = Field(0, ge=0, description="seed of all training")
     checkpoint_minutes: float = Field(5.0, gt=0, description="work that a kill costs at most")
+    processes: int = Field(1, ge=1, description="processes that share the batches, one to a GPU; the reward model takes one")
+    sharding: Literal["none", "ddp", "fsdp2"] = Field(
+        "none",
+        validate_default=True,
+        description="with more processes: each holds the whole model (ddp), or they share its frozen weights (fsdp2)",
+    )
     lora: Lora = Lora()
     sft: Sft = Sft()
     preference: Preference = Preference()
+    orpo: Orpo = Orpo()
     reward: Reward = Reward()
+
+    @field_validator("sharding")
+    @classmethod
+    def _fits_the_processes(cls, value: str, info: ValidationInfo) -> str:
+        processes = info.data.get("processes", 1)
+        if processes > 1 and value == "none":
+            raise ValueError(f"train.processes is {processes}: choose ddp, or fsdp2 where the model does not fit one GPU")
+        if processes == 1 and value != "none":
+            raise ValueError("train.processes is 1, and one process shares nothing: choose none, or more processes")
+        return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,15 @@ from trl import DPOTrainer
 
 from components.models.packed import completion_logps, prepare
 from components.train import losses
-from components.train.batches import LikeLength
+from components.train.batches import Batches, LikeLength, Share
 from components.train.examples import collate_pairs, collate_stories
 from components.train.fit import Watched
+from components.train.sharding import shard
+from components.train.throughput import Meter
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torch.utils.data import Sampler
 
 Batch = dict[str, Any]
 
@@ -28,15 +32,29 @@ class PackedTrainer(Watched, DPOTrainer):
     """
 
     collate: Callable[[list[dict[str, Any]]], Batch]
+    # Narrower than what a Trainer may have in general.
+    args: Any
+    model: Any
+    train_dataset: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, data_collator=type(self).collate, **kwargs)
+    def __init__(self, model: Any, *, sharded: bool = False, **kwargs: Any) -> None:
+        """
+        Args:
+            sharded: whether the processes share the frozen weights (see `shard`); the model is then given on the CPU.
+        """
+        # What Transformers calls so: it neither moves nor wraps the model, and averages the gradients of what is not sharded.
+        model.is_distributed_loading_by_transformers = sharded
+        super().__init__(model, data_collator=type(self).collate, **kwargs)
         # The examples carry their reference log-probabilities: no second model, no second adapter.
         if "ref" in getattr(self.model, "peft_config", {}):
             self.model.delete_adapter("ref")
         prepare(self.model)
+        self._meter = Meter(self.model)
+        if sharded:
+            shard(self.model, self.args.device)
         self.loss_is_scaled_for_ga = True
         self._items = torch.tensor(0)
+        self._sums: dict[str, torch.Tensor] = {}
 
     def count(self, batch: Batch) -> int:
         """The number of items over which the loss is a mean."""
@@ -47,38 +65,67 @@ class PackedTrainer(Watched, DPOTrainer):
         raise NotImplementedError
 
     def record(self, **values: torch.Tensor) -> None:
-        """Averages each (examples,) tensor over the processes, for the next line of the log."""
-        mode = "train" if self.model.training else "eval"
+        """Adds (examples,) tensors to what the next line of the log has the means of, over all batches and processes."""
         for name, value in values.items():
-            self._metrics[mode][name].append(self.accelerator.gather_for_metrics(value.detach().float()).mean().item())
+            value = value.detach().double()
+            self._sums[name] = self._sums.get(name, 0) + torch.stack([value.sum(), value.new_tensor(value.numel())])
 
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], None]:
+    def means(self) -> dict[str, float]:
+        """The means of what was recorded since the last call, over all processes."""
+        if not self._sums:
+            return {}
+        sums, numbers = self.accelerator.reduce(torch.stack(list(self._sums.values())), "sum").T.tolist()
+        means = {name: s / max(n, 1) for name, s, n in zip(self._sums, sums, numbers, strict=True)}
+        self._sums.clear()
+        return means
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= self.means() | self._meter.read(self.args.world_size) | {"num_tokens": self.state.num_input_tokens_seen}
+        super().log(logs, start_time)
+
+    def get_train_dataloader(self) -> Batches:
+        size, processes, process = self._train_batch_size, self.args.world_size, self.args.process_index
+        # Accelerate would repeat examples to fill the last batches.
+        return Batches(
+            self.train_dataset,
+            batch_sampler=Share(self._get_train_sampler(), size, processes, process),
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        # Nothing is padded, so a batch may hold examples of any length. The order depends on the size of a step alone.
+        together = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        return LikeLength([0] * len(dataset), together, self.args.seed)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], None]:
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        items = torch.tensor(sum(self.count(batch) for batch in batches), device=device)
-        self._items = self.accelerator.gather(items).sum()
+        sizes = torch.tensor([[self.count(batch), *batch["size"]] for batch in batches], device=device).sum(0)
+        self._items, *size = self.accelerator.reduce(sizes, "sum")
+        self._meter.add(*(int(number) for number in size))
+        # In the state, which checkpoints keep.
+        self.state.num_input_tokens_seen += int(size[0])
         return batches, None
+
+    @contextlib.contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        # Between the batches of a step. What is sharded has no gradients, and the adapter's are averaged after the last.
+        yield
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         # Tokenised already, by the functions that also counted lengths and computed the reference.
         del args, kwargs
         return dataset
 
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = self.train_dataset.column_names
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LikeLength:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        # Nothing is padded, so a batch may hold examples of any length.
-        return LikeLength([0] * len(dataset), self._train_batch_size, self.args.seed)
-
     def _compute_loss(self, model: Any, inputs: Batch, return_outputs: bool) -> torch.Tensor:
         if return_outputs:
             raise ValueError("this trainer computes log-probabilities of completions alone, there are no logits to return")
-        logps = completion_logps(model, inputs["packed"])
-        tokens = self.accelerator.gather(torch.tensor(inputs["packed"]["input_ids"].numel(), device=logps.device)).sum()
-        # In the state, which checkpoints keep.
-        self.state.num_input_tokens_seen += int(tokens)
-        self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
+        logps = completion_logps(model, inputs["packed"])[: inputs["sequences"]]
         # DDP takes the mean of the processes' gradients; the sum over all of them is wanted.
         return self.losses(logps, inputs).sum() * (self.args.world_size / self._items)
 
@@ -87,46 +134,115 @@ class SFTPackedTrainer(PackedTrainer):
     """Next-token loss on completions: the mean over completion tokens."""
 
     collate = staticmethod(collate_stories)
-    _tag_names = ("trl", "sft")
+    _tag_names = ["trl", "sft"]  # noqa: RUF012
     _name = "SFT"
 
     def count(self, batch: Batch) -> int:
-        return len(batch["packed"]["targets"])
+        return int(batch["completion_tokens"].sum())
 
     def losses(self, logps: torch.Tensor, batch: Batch) -> torch.Tensor:
-        self.record(nll_per_token=-logps.sum()[None] / self.count(batch))
+        self.record(nll_per_token=-logps / batch["completion_tokens"])
         return -logps
 
 
-class DiversifiedDPOTrainer(PackedTrainer):
-    """DPO in which each pair has a weight: DDPO (Chung et al. 2025, arXiv 2503.17126); with weights of 1, DPO.
-
-    (In the history of TRL the letters DDPO mean something else: denoising diffusion policy optimisation.)
-    """
+class PairsTrainer(PackedTrainer):
+    """What the objectives on pairs have in common: the loss is a mean over pairs, each of which has a weight."""
 
     collate = staticmethod(collate_pairs)
-    _tag_names = ("trl", "dpo", "diversified-dpo")
-    _name = "Diversified DPO"
 
     def count(self, batch: Batch) -> int:
         return len(batch["weight"])
 
-    def losses(self, logps: torch.Tensor, batch: Batch) -> torch.Tensor:
-        chosen, rejected = logps.chunk(2)
-        rewards = losses.implicit_rewards(
-            chosen, rejected, batch["ref_chosen_logps"], batch["ref_rejected_logps"], self.args.beta
-        )
-        plain, weights = losses.dpo(rewards), batch["weight"]
+    def means(self) -> dict[str, float]:
+        """Also the effective sample size of the pairs as a share of their number, (sum w)^2 / (n sum w^2)."""
+        means = super().means()
+        if "weight" in means:
+            squares = means.pop("weight_squared")
+            means["effective_sample_share"] = means.pop("weight") ** 2 / squares if squares else 0.0
+        return means
+
+    def record_pairs(
+        self, plain: torch.Tensor, batch: Batch, logps: losses.Sides, rewards: losses.Sides, **more: torch.Tensor
+    ) -> None:
+        weights = batch["weight"]
         self.record(
             unweighted_loss=plain,
+            weight=weights,
+            weight_squared=weights.double() ** 2,
             zero_weight_share=(weights == 0).float(),
             **{
-                "logps/chosen": chosen,
-                "logps/rejected": rejected,
+                "logps/chosen": logps.chosen,
+                "logps/rejected": logps.rejected,
                 "rewards/chosen": rewards.chosen,
                 "rewards/rejected": rewards.rejected,
                 "rewards/margins": rewards.chosen - rewards.rejected,
                 "rewards/accuracies": (rewards.chosen > rewards.rejected).float(),
             },
+            **more,
         )
+
+
+class DiversifiedDPOTrainer(PairsTrainer):
+    """DPO in which each pair has a weight: DDPO (Chung et al. 2025, arXiv 2503.17126); with weights of 1, DPO.
+
+    (In the history of TRL the letters DDPO mean something else: denoising diffusion policy optimisation.)
+    """
+
+    _tag_names = ["trl", "dpo", "diversified-dpo"]  # noqa: RUF012
+    _name = "Diversified DPO"
+
+    def losses(self, logps: torch.Tensor, batch: Batch) -> torch.Tensor:
+        sides = losses.Sides(*logps.chunk(2))
+        rewards = losses.implicit_rewards(
+            sides.chosen, sides.rejected, batch["ref_chosen_logps"], batch["ref_rejected_logps"], self.args.beta
+        )
+        plain = losses.dpo(rewards)
+        self.record_pairs(plain, batch, sides, rewards)
+        return losses.diversified(plain, batch["weight"])
+
+
+class DiversifiedORPOTrainer(PairsTrainer):
+    """ORPO in which each pair has a weight: DORPO (Chung et al. 2025); with weights of 1, ORPO (Hong et al. 2024).
+
+    There is no reference. What is logged as rewards are lambda times the mean log-probabilities, as in TRL.
+    """
+
+    _tag_names = ["trl", "orpo", "diversified-orpo"]  # noqa: RUF012
+    _name = "Diversified ORPO"
+
+    def losses(self, logps: torch.Tensor, batch: Batch) -> torch.Tensor:
+        # TRL's name of lambda.
+        odds_weight = self.args.beta
+        means = losses.Sides(*(logps / batch["completion_tokens"]).chunk(2))
+        ratio = losses.log_odds_ratio(*means)
+        plain = losses.orpo(means.chosen, ratio, odds_weight)
+        rewards = losses.Sides(*(odds_weight * side for side in means))
+        more = {"nll_per_token": -means.chosen, "log_odds_ratio": ratio}
+        self.record_pairs(plain, batch, losses.Sides(*logps.chunk(2)), rewards, **more)
+        return self.weighted(plain, means.chosen, ratio, batch["weight"])
+
+    def weighted(
+        self, plain: torch.Tensor, chosen_means: torch.Tensor, ratio: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        del chosen_means, ratio
         return losses.diversified(plain, weights)
+
+
+class ReleasedDORPOTrainer(DiversifiedORPOTrainer):
+    """DORPO as the code released with Chung et al. 2025 has it; see `losses.dorpo_released`."""
+
+    _name = "Diversified ORPO, as released"
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], None]:
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        total = torch.cat([batch["weight"] for batch in batches]).sum().to(device)
+        self._mean_weight = self.accelerator.reduce(total, "sum") / self._items
+        return batches, None
+
+    def weighted(
+        self, plain: torch.Tensor, chosen_means: torch.Tensor, ratio: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        del plain
+        return losses.dorpo_released(chosen_means, ratio, weights, self._mean_weight, self.args.beta)

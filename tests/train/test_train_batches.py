@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.train.batches import LikeLength
+from components.train.batches import Batches, LikeLength, Share
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=200), st.integers(1, 9), st.integers(0, 3), st.integers(0, 3))
@@ -50,3 +50,31 @@ def test_lengths_come_in_no_order() -> None:
         sampler.set_epoch(epoch)
         firsts.append(np.mean(list(sampler)[:8]))
     assert 250 < np.mean(firsts) < 550
+
+
+@given(st.integers(1, 100), st.integers(1, 5), st.integers(1, 4), st.integers(0, 2))
+def test_processes_share_what_one_would_do(count: int, size: int, processes: int, epoch: int) -> None:
+    """Nothing is lost or repeated, and each step's examples are those of one process with the whole batch."""
+
+    def batches(size: int, processes: int, process: int, together: int) -> list[list[int]]:
+        share = Share(LikeLength([0] * count, together, 0), size, processes, process)
+        share.set_epoch(epoch)
+        assert len(share) == len(list(share))
+        return list(share)
+
+    together = size * processes
+    shares = [batches(size, processes, process, together) for process in range(processes)]
+    steps = [sorted(number for batch in step for number in batch) for step in zip(*shares, strict=True)]
+    assert steps == [sorted(batch) for batch in batches(together, 1, 0, together)]
+    assert all(len(batch) <= size for share in shares for batch in share)
+
+
+def test_the_loader_tells_the_epoch_and_gives_empty_batches() -> None:
+    loader = Batches([10, 11, 12], batch_sampler=Share(LikeLength([0] * 3, 2, 0), 1, 2, 1), collate_fn=list)
+    seen = set()
+    for epoch in range(8):
+        loader.set_epoch(epoch)
+        batches = list(loader)
+        assert len(batches) == 2 and batches[1] == []
+        seen.add(batches[0][0])
+    assert len(seen) > 1

@@ -6,17 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from peft import PeftModel
 from transformers import TrainerCallback
 
-from components.contracts import DEVIATIONS, PAIRS, REFERENCE, InputError
+from components.contracts import DEVIATIONS, EMBEDDINGS, PAIRS, REFERENCE, RESPONSES, InputError
 from components.lineage import digest
 from components.models.params import Params as Models
 from components.reference.step import run as refer
 from components.train.checkpoints import Checkpoints
-from components.train.params import Lora, Params, Preference, Sft
+from components.train.params import Lora, Orpo, Params, Preference, Sft
 from components.train.step import run
+from components.weight.params import Params as Weight
+from components.weight.step import run as weigh
 from tests.conftest import response_rows
 
 PARAMS = Params(
@@ -77,7 +80,9 @@ def test_from_stories_to_a_preference_model(models: Models, inputs: dict[str, Pa
     assert all(row["chosen_logp"] < 0 and row["chosen_tokens"] > 0 for row in rows)
     ddpo = train(models, "ddpo", tmp_path / "ddpo", **inputs)
     dpo = train(models, "dpo", tmp_path / "dpo", **{k: v for k, v in inputs.items() if k != "deviations"})
-    assert ddpo["examples"] == dpo["examples"] == sum(row["split"] == "train" for row in PAIRS.read(inputs["pairs"]).to_pylist())
+    assert (
+        ddpo["examples"] == dpo["examples"] == sum(row["split"] == "train" for row in PAIRS.read(inputs["pairs"]).to_pylist())
+    )
     assert ddpo["zero_weight_share"] > 0 == dpo["zero_weight_share"]
     assert digest(tmp_path / "ddpo") != digest(tmp_path / "dpo")
     recorded = json.loads((tmp_path / "ddpo" / "training.json").read_text(encoding="utf-8"))
@@ -96,6 +101,50 @@ def test_a_policy_that_has_not_moved_has_no_rewards(models: Models, inputs: dict
     metrics = train(models, "ddpo", tmp_path / "still", still, **inputs)
     assert metrics["rewards/chosen"] == pytest.approx(0, abs=2e-3)
     assert metrics["rewards/rejected"] == pytest.approx(0, abs=2e-3)
+
+
+def test_orpo_starts_from_the_base_model(models: Models, tables: dict[str, Path], tmp_path: Path) -> None:
+    """It reads neither the SFT model nor the reference, and the same seed gives the same adapter."""
+    params = PARAMS.model_copy(update={"orpo": Orpo(epochs=1, batch_size=3, learning_rate=1e-3)})
+    plain = {"pairs": tables["pairs"]}
+    orpo = train(models, "orpo", tmp_path / "orpo", params, **plain)
+    assert {"nll_per_token", "log_odds_ratio", "rewards/margins", "unweighted_loss", "grad_norm"} <= orpo.keys()
+    assert orpo["unweighted_loss"] == pytest.approx(orpo["loss"], rel=1e-4)
+    train(models, "orpo", tmp_path / "again", params, **plain)
+    assert digest(tmp_path / "again") == digest(tmp_path / "orpo")
+    weighted = {name: train(models, name, tmp_path / name, params, **tables) for name in ("dorpo", "dorpo_released")}
+    assert all(metrics["zero_weight_share"] > 0 for metrics in weighted.values())
+    assert len({digest(tmp_path / name) for name in ("orpo", "dorpo", "dorpo_released")}) == 3
+    with pytest.raises(InputError, match="--objective dorpo needs --deviations"):
+        train(models, "dorpo", tmp_path / "none", params, **plain)
+
+
+def test_dpo_on_divpo_pairs(models: Models, tmp_path: Path) -> None:
+    """The baseline DivPO is DPO on pairs that `weight` chose otherwise: from its tables to a model, unweighted."""
+    rows = response_rows(prompts=4, responses=8, test=1)
+    responses, embeddings = tmp_path / "many.parquet", tmp_path / "embeddings.parquet"
+    RESPONSES.write(responses, rows)
+    vectors = np.random.default_rng(0).normal(size=(2, len(rows), 4))
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    named = [
+        {"response_id": row["response_id"], "semantic": semantic.tolist(), "style": style.tolist()}
+        for row, semantic, style in zip(rows, *vectors, strict=True)
+    ]
+    EMBEDDINGS.write(embeddings, named, semantic=4, style=4)
+    tables = {name: tmp_path / f"divpo-{name}.parquet" for name in ("deviations", "pairs")}
+    weigh(weight=Weight(pairs="divpo"), responses=responses, embeddings=embeddings, report=tmp_path / "report", **tables)
+    sft, reference = tmp_path / "sft", tmp_path / "reference.parquet"
+    train(models, "sft", sft, responses=responses)
+    refer(models=models, pairs=tables["pairs"], sft=sft, reference=reference)
+    metrics = train(models, "dpo", tmp_path / "divpo", pairs=tables["pairs"], reference=reference, sft=sft)
+    pairs = PAIRS.read(tables["pairs"]).to_pylist()
+    assert metrics["examples"] == sum(pair["split"] == "train" for pair in pairs) > 0
+    assert metrics["effective_sample_share"] == 1
+    deviation = {
+        row["response_id"]: row["semantic"] + row["style"] for row in DEVIATIONS.read(tables["deviations"]).to_pylist()
+    }
+    gains = [deviation[pair["chosen_id"]] - deviation[pair["rejected_id"]] for pair in pairs]
+    assert np.mean(gains) > 0
 
 
 class _Killed(Exception):

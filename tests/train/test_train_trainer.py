@@ -11,9 +11,16 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from components.train.examples import collate_pairs
-from components.train.trainer import DiversifiedDPOTrainer, SFTPackedTrainer
+from components.train.examples import collate_pairs, collate_stories
+from components.train.trainer import (
+    DiversifiedDPOTrainer,
+    DiversifiedORPOTrainer,
+    PackedTrainer,
+    ReleasedDORPOTrainer,
+    SFTPackedTrainer,
+)
 
 BETA = 0.3
 Gradients = dict[str, torch.Tensor]
@@ -26,7 +33,7 @@ def adapter(folder: Path) -> Any:
     return get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "up_proj"], init_lora_weights=False))
 
 
-def examples(count: int = 6, weights: list[float] | None = None) -> list[dict[str, Any]]:
+def examples(count: int = 6, weights: list[float] | None = None, prompt: tuple[int, int] = (2, 9)) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(7)
 
     def ids(least: int, most: int) -> list[int]:
@@ -40,7 +47,7 @@ def examples(count: int = 6, weights: list[float] | None = None) -> list[dict[st
         near = (4 * torch.rand(2, generator=generator) - 2).tolist()
         rows.append(
             {
-                "prompt_ids": ids(2, 9),
+                "prompt_ids": ids(*prompt),
                 "chosen_ids": chosen,
                 "rejected_ids": rejected,
                 "ref_chosen_logps": near[0] - 6 * len(chosen),
@@ -66,8 +73,14 @@ def arguments(folder: Path, **options: Any) -> DPOConfig:
     )
 
 
-def ours(model_folder: Path, folder: Path, rows: list[dict[str, Any]], **options: Any) -> DiversifiedDPOTrainer:
-    return DiversifiedDPOTrainer(
+def ours(
+    model_folder: Path,
+    folder: Path,
+    rows: list[dict[str, Any]],
+    kind: type[PackedTrainer] = DiversifiedDPOTrainer,
+    **options: Any,
+) -> PackedTrainer:
+    return kind(
         adapter(model_folder),
         args=arguments(folder, **options),
         train_dataset=Dataset.from_list(rows),
@@ -80,7 +93,7 @@ def gradients(trainer: Any) -> Gradients:
     return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None and ".ref." not in name}
 
 
-def step(trainer: DiversifiedDPOTrainer, rows: list[dict[str, Any]], parts: int = 1) -> tuple[float, Gradients]:
+def step(trainer: PackedTrainer, rows: list[dict[str, Any]], parts: int = 1) -> tuple[float, Gradients]:
     """Loss and gradients of one optimiser step over the rows, in so many batches."""
     size = -(-len(rows) // parts)
     batches = [collate_pairs(rows[start : start + size]) for start in range(0, len(rows), size)]
@@ -116,9 +129,73 @@ def test_weights_of_one_are_trls_dpo(tiny_model: Path, tmp_path: Path) -> None:
     assert_same(our_gradients, gradients(trl))
 
 
-def test_weight_zero_removes_a_pair_and_weights_scale(tiny_model: Path, tmp_path: Path) -> None:
+def trls_orpo(model_folder: Path, folder: Path, rows: list[dict[str, Any]]) -> tuple[float, Gradients]:
+    """Mean over the pairs of loss and gradients of TRL's ORPOTrainer, which sees one pair at a time."""
+    args = ORPOConfig(
+        output_dir=str(folder), beta=BETA, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[], max_length=256
+    )
+    trl = ORPOTrainer(
+        adapter(model_folder),
+        args=args,
+        train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]),
+        processing_class=AutoTokenizer.from_pretrained(model_folder),
+    )
+    total = 0.0
+    for row in rows:
+        batch = {}
+        for side in ("chosen", "rejected"):
+            ids = row["prompt_ids"] + row[f"{side}_ids"]
+            batch[f"{side}_input_ids"] = torch.tensor([ids])
+            batch[f"{side}_attention_mask"] = torch.ones(1, len(ids), dtype=torch.long)
+            batch[f"{side}_labels"] = torch.tensor([[-100] * len(row["prompt_ids"]) + row[f"{side}_ids"]])
+        loss = trl.compute_loss(trl.model, batch) / len(rows)
+        loss.backward()
+        total += loss.item()
+    return total, gradients(trl)
+
+
+@pytest.mark.parametrize("kind", [DiversifiedORPOTrainer, ReleasedDORPOTrainer])
+def test_weights_of_one_are_trls_orpo(tiny_model: Path, tmp_path: Path, kind: type[PackedTrainer]) -> None:
+    """TRL's likelihood covers the prompt too, all but its first token: with prompts of one token it is the completion's."""
+    rows = examples(prompt=(1, 2))
+    loss, expected = trls_orpo(tiny_model, tmp_path, rows)
+    our_loss, our_gradients = step(ours(tiny_model, tmp_path, rows, kind), rows, parts=2)
+    assert 0.05 < our_loss == pytest.approx(loss, abs=1e-5)
+    assert_same(our_gradients, expected)
+
+
+def test_orpo_has_no_likelihood_of_the_prompt(tiny_model: Path, tmp_path: Path) -> None:
+    """What TRL's loss has beside ours is just that."""
+    (row,) = examples(1)
+    loss, _ = trls_orpo(tiny_model, tmp_path, [row])
+    our_loss, _ = step(ours(tiny_model, tmp_path, [row], DiversifiedORPOTrainer), [row])
+    ids = torch.tensor([row["prompt_ids"] + row["chosen_ids"]])
+    completion = ids.clone()
+    completion[:, : len(row["prompt_ids"])] = -100
+    with torch.no_grad():
+        whole, ours_alone = (float(adapter(tiny_model)(input_ids=ids, labels=labels).loss) for labels in (ids, completion))
+    assert our_loss - loss == pytest.approx(ours_alone - whole, abs=1e-5) != 0
+
+
+def test_released_dorpo_has_the_mean_weight_of_the_step(tiny_model: Path, tmp_path: Path) -> None:
+    """From its parts, each taken from ORPO: the likelihood at lambda 0, and the ratio that is logged."""
+    rows = examples(5, [0.0, 1.0, 2.0, 0.5, 3.0])
+    trainer = ours(tiny_model, tmp_path, rows, ReleasedDORPOTrainer)
+    loss, _ = step(trainer, rows, parts=2)
+    expected = 0.0
+    for row in rows:
+        alone = ours(tiny_model, tmp_path, [row], DiversifiedORPOTrainer)
+        step(alone, [row | {"weight": 1.0}])
+        logged = alone.means()
+        ratio = torch.tensor(row["weight"] * logged["log_odds_ratio"])
+        expected += 1.3 * logged["nll_per_token"] - BETA * torch.nn.functional.logsigmoid(ratio).item()
+    assert loss == pytest.approx(expected / 5, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", [DiversifiedDPOTrainer, DiversifiedORPOTrainer])
+def test_weight_zero_removes_a_pair_and_weights_scale(tiny_model: Path, tmp_path: Path, kind: type[PackedTrainer]) -> None:
     rows = examples(3, [1.0, 0.0, 2.5])
-    trainer = ours(tiny_model, tmp_path, rows)
+    trainer = ours(tiny_model, tmp_path, rows, kind)
     loss, with_zero = step(trainer, rows)
     other = [rows[0], examples(9)[8] | {"weight": 0.0}, rows[2]]
     loss_of_other, with_other = step(trainer, other)
@@ -129,29 +206,53 @@ def test_weight_zero_removes_a_pair_and_weights_scale(tiny_model: Path, tmp_path
     assert_same(with_zero, {name: (alone[name] + 2.5 * third[name]) / 3 for name in alone})
 
 
-@pytest.mark.parametrize("parts", [2, 3, 4])
-def test_accumulation_equals_one_big_batch(tiny_model: Path, tmp_path: Path, parts: int) -> None:
+@pytest.mark.parametrize("kind", [DiversifiedDPOTrainer, DiversifiedORPOTrainer, ReleasedDORPOTrainer])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_equals_one_big_batch(tiny_model: Path, tmp_path: Path, parts: int, kind: type[PackedTrainer]) -> None:
     """Also where the last batch is smaller than the others."""
     rows = examples(7, [0.0, 1.0, 2.0, 0.5, 3.0, 0.25, 0.25])
-    trainer = ours(tiny_model, tmp_path, rows)
+    trainer = ours(tiny_model, tmp_path, rows, kind)
     loss, whole = step(trainer, rows)
     split_loss, split = step(trainer, rows, parts)
     assert split_loss == pytest.approx(loss, abs=1e-5)
     assert_same(split, whole)
 
 
+def test_an_empty_batch_adds_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    """A process that has no example left takes part in the step all the same."""
+    rows = examples(3)
+    trainer = ours(tiny_model, tmp_path, rows)
+    _, alone = step(trainer, rows)
+    batches = [collate_pairs(rows), collate_pairs([])]
+    trainer.model.zero_grad()
+    trainer.get_batch_samples(iter(batches), 2, torch.device("cpu"))
+    for batch in batches:
+        last = trainer.compute_loss(trainer.model, batch)
+        last.backward()
+    assert last.item() == 0
+    assert_same(gradients(trainer), alone)
+    assert collate_stories([])["sequences"] == 0
+
+
 def test_what_is_logged(tiny_model: Path, tmp_path: Path) -> None:
-    rows = examples(4, [0.0, 1.0, 2.0, 1.0])
-    trainer = ours(tiny_model, tmp_path, rows, per_device_train_batch_size=4, max_steps=1, learning_rate=0.0, logging_steps=1)
+    """Means over the pairs of a step, although its batches differ in size."""
+    rows = examples(5, [0.0, 1.0, 2.0, 1.0, 1.0])
+    options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "logging_steps": 1, "learning_rate": 0.0}
+    trainer = ours(tiny_model, tmp_path, rows, max_steps=1, **options)
     trainer.train()
     logged = trainer.state.log_history[0]
-    batch = collate_pairs(rows)
-    trainer._items = torch.tensor(4)
-    weighted = trainer.compute_loss(trainer.model, batch).item()
-    assert logged["loss"] == pytest.approx(weighted, abs=1e-4)
-    assert logged["zero_weight_share"] == 0.25
-    assert logged["unweighted_loss"] != pytest.approx(weighted, abs=1e-3)
-    assert logged["rewards/margins"] == pytest.approx(logged["rewards/chosen"] - logged["rewards/rejected"], abs=1e-4)
+    weighted, found = step(trainer, rows)
+    assert logged["loss"] == pytest.approx(weighted, abs=1e-5)
+    assert logged["grad_norm"] == pytest.approx(torch.stack([g.norm() for g in found.values()]).norm().item(), rel=1e-4)
+    assert logged["zero_weight_share"] == 0.2
+    assert logged["effective_sample_share"] == pytest.approx(5**2 / 7 / 5)
+    unweighted, _ = step(trainer, [row | {"weight": 1.0} for row in rows])
+    assert logged["unweighted_loss"] == pytest.approx(unweighted, abs=1e-5) != weighted
+    assert logged["rewards/margins"] == pytest.approx(logged["rewards/chosen"] - logged["rewards/rejected"], abs=1e-5)
+    assert logged["rewards/accuracies"] in (0, 0.2, 0.4, 0.6, 0.8, 1)
+    tokens = sum(2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows)
+    assert logged["num_tokens"] == tokens
+    assert logged["tokens_per_second"] > 0
     assert "ref" not in trainer.model.peft_config
 
 

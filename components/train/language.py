@@ -1,0 +1,133 @@
+"""Trains the language model: what each process of a training does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import set_seed
+from trl import DPOConfig
+
+from components.contracts import InputError
+from components.models.language import load_model, load_tokenizer
+from components.models.params import Params as Models
+from components.train import trainer as trainers
+from components.train.examples import stories, weighted_pairs
+from components.train.fit import fit
+from components.train.objectives import OBJECTIVES
+from components.train.params import Optimisation, Orpo, Params, Preference
+from components.train.throughput import MEASURED
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_TRAINERS: dict[str, type[trainers.PackedTrainer]] = {
+    "sft": trainers.SFTPackedTrainer,
+    "dpo": trainers.DiversifiedDPOTrainer,
+    "ddpo": trainers.DiversifiedDPOTrainer,
+    "orpo": trainers.DiversifiedORPOTrainer,
+    "dorpo": trainers.DiversifiedORPOTrainer,
+    "dorpo_released": trainers.ReleasedDORPOTrainer,
+}
+
+
+def train_language(
+    objective: str, train: Params, models: Models, inputs: Mapping[str, Path], folder: Path, work: Path
+) -> dict[str, Any]:
+    """Trains an adapter by `objective`; the first of the processes writes it.
+
+    Args:
+        inputs: what the objective needs, by name.
+        folder: gets the adapter (safetensors), the tokenizer and `training.json`.
+        work: keeps checkpoints.
+
+    Returns:
+        Means over the last epoch of what was logged; counts of examples, steps and tokens.
+    """
+    section = OBJECTIVES[objective].section
+    settings: Optimisation = getattr(train, section)
+    arguments = _arguments(train, models, settings, work)
+    tokenizer = load_tokenizer(models)
+    if objective == "sft":
+        examples = stories(inputs["responses"], tokenizer)
+    else:
+        examples = weighted_pairs(inputs["pairs"], inputs.get("reference"), inputs.get("deviations"), tokenizer)
+    sharded = train.sharding == "fsdp2"
+    adapter = _adapter(train, models, inputs.get("sft"))
+    trainer = _TRAINERS[objective](adapter, args=arguments, train_dataset=examples, processing_class=tokenizer, sharded=sharded)
+    fit(trainer, train, section)
+    metrics = _metrics(trainer, len(examples))
+    adapter.save_pretrained(str(folder), safe_serialization=True, is_main_process=trainer.is_world_process_zero())
+    if trainer.is_world_process_zero():
+        tokenizer.save_pretrained(folder)
+        record = {"objective": objective, "metrics": metrics, "parameters": settings.model_dump()}
+        (folder / "training.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return metrics
+
+
+def _adapter(train: Params, models: Models, sft: Path | None) -> PeftModel:
+    """A new adapter on the base model, or the SFT model's to go on with."""
+    base_on = "cpu" if train.sharding == "fsdp2" else None
+    if sft is not None:
+        return load_model(models, sft, trainable=True, device=base_on)  # type: ignore[return-value]
+    set_seed(train.seed)
+    targets = train.lora.target_modules
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=train.lora.r,
+        lora_alpha=train.lora.alpha,
+        lora_dropout=train.lora.dropout,
+        target_modules=targets[0] if targets == ("all-linear",) else list(targets),
+    )
+    try:
+        return get_peft_model(load_model(models, device=base_on), config)
+    except ValueError as error:
+        raise InputError(f"train.lora.target_modules: {', '.join(targets)} do not fit {models.language!r}: {error}") from error
+
+
+def _arguments(train: Params, models: Models, settings: Optimisation, work: Path) -> DPOConfig:
+    """All objectives go through TRL's DPO configuration; what it calls beta is lambda to ORPO, as in TRL's own."""
+    strength: dict[str, Any] = {}
+    if isinstance(settings, Preference):
+        strength["beta"] = settings.beta
+    elif isinstance(settings, Orpo):
+        strength["beta"] = settings.odds_weight
+    return DPOConfig(
+        output_dir=str(work),
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        **settings.scheduler(),
+        warmup_steps=settings.warmup_steps,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        gradient_checkpointing=False,
+        bf16=models.dtype == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=train.seed,
+        optim="adamw_torch_fused",
+        logging_steps=1,
+        report_to=[],
+        save_strategy="no",
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        **strength,
+    )
+
+
+def _metrics(trainer: trainers.PackedTrainer, examples: int) -> dict[str, Any]:
+    """The means over the last epoch of what was logged at each step, and the size of the training."""
+    steps = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
+    last = steps[-max(1, round(len(steps) / trainer.state.num_train_epochs)) :]
+    # The artifact is the same on every run, so what depends on the clock and the machine stays out.
+    aside = {"epoch", "learning_rate", "step", "time", "num_tokens", *MEASURED}
+    names = [name for name in last[-1] if name not in aside]
+    return {
+        "examples": examples,
+        "steps": trainer.state.global_step,
+        "tokens": trainer.state.num_input_tokens_seen,
+        **{name: sum(entry[name] for entry in last) / len(last) for name in names},
+    }
