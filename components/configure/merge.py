@@ -27,20 +27,22 @@ class Part:
 TASKS: Mapping[str, Part] = {
     "ingest": Part(("ingest", "models"), (*_OTHER_MODELS, "models.dtype")),
     "validate": Part(("validate",)),
-    "embed": Part(("embed", "models"), ("models.language", "models.reward", "models.max_tokens", "models.dtype")),
+    "embed": Part(
+        ("embed", "models"), ("models.language", "models.tokenizer", "models.reward", "models.max_tokens", "models.dtype")
+    ),
     "weight": Part(("weight",)),
     "reward": Part(
         ("train", "models"),
         (
             *("train.processes", "train.sharding", "train.lora", "train.sft", "train.preference", "train.orpo"),
-            *("models.language", "models.semantic", "models.style", "models.max_tokens", "models.dtype"),
+            *("models.language", "models.tokenizer", "models.semantic", "models.style", "models.max_tokens", "models.dtype"),
         ),
     ),
     "sft": Part(("train", "models"), ("train.preference", "train.orpo", "train.reward", *_OTHER_MODELS)),
     "reference": Part(("models",), _OTHER_MODELS),
     "preference": Part(("train", "models"), ("train.sft", "train.reward", *_OTHER_MODELS)),
     "evaluate": Part(("evaluate", "models")),
-    "register": Part(("register", "models"), (*_OTHER_MODELS, "models.max_tokens", "models.dtype")),
+    "register": Part(("register", "models"), (*_OTHER_MODELS, "models.tokenizer", "models.max_tokens", "models.dtype")),
 }
 
 

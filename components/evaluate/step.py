@@ -110,7 +110,14 @@ def _check(systems: Mapping[str, Path], reward: Path, models: Models) -> None:
 
 def _key(name: str, adapter: Path, prompts: Sequence[Prompt], params: Params, models: Models) -> str:
     """A name for all that a system's stories depend on."""
-    parts = [name, digest(adapter), models.language, params.model_dump_json(), *(prompt.id for prompt in prompts)]
+    parts = [
+        name,
+        digest(adapter),
+        models.language,
+        models.tokenizer,
+        params.model_dump_json(),
+        *(prompt.id for prompt in prompts),
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -40,7 +40,12 @@ def run(*, models: Models, pairs: Path, sft: Path, reference: Path) -> dict[str,
     prepare(model)
     model.eval()
     # What makes these numbers different from others of the same pairs.
-    made_by = {"sft": digest(sft), "language": models.language, "max_tokens": str(models.max_tokens)}
+    made_by = {
+        "sft": digest(sft),
+        "language": models.language,
+        "tokenizer": models.tokenizer,
+        "max_tokens": str(models.max_tokens),
+    }
     key = f"{digest(pairs)} {sorted(made_by.items())}"
     work = work_folder("reference") / hashlib.sha256(key.encode()).hexdigest()[:16]
     parts = []

@@ -194,7 +194,7 @@ def _arguments(params: Params, work: Path) -> TrainingArguments:
         seed=params.seed,
         num_train_epochs=reward.epochs,
         learning_rate=reward.learning_rate,
-        lr_scheduler_type="constant_with_warmup" if reward.schedule == "constant" else reward.schedule,
+        **reward.scheduler(),
         warmup_steps=reward.warmup_steps,
         per_device_train_batch_size=reward.batch_size,
         gradient_accumulation_steps=reward.accumulation,

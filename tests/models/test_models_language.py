@@ -147,3 +147,17 @@ def test_the_packaged_model_shows_its_own_template() -> None:
     assert before.endswith("<|im_start|>user\nA door.<|im_end|>\n<|im_start|>assistant\n")
     assert answer == "It opened.<|im_end|>"
     assert context_length(Params(max_tokens=100_000)) == 8192
+
+
+def test_a_base_model_takes_the_tokenizer_of_another(tiny_model: Path, tmp_path: Path) -> None:
+    base = with_template(tiny_model, tmp_path / "base", None)
+    models = base.model_copy(update={"tokenizer": str(tiny_model)})
+    assert load_tokenizer(models).chat_template == load_tokenizer(Params(language=str(tiny_model))).chat_template
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    small = shutil.copytree(tiny_model, tmp_path / "small")
+    config = json.loads((small / "config.json").read_text(encoding="utf-8"))
+    (small / "config.json").write_text(json.dumps(config | {"vocab_size": 17}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"has \d+ tokens and model .* only 17: they do not belong together"):
+        load_tokenizer(Params(language=str(small), tokenizer=str(tiny_model)))
