@@ -56,7 +56,7 @@ def run(
     with the same stories.
 
     Raises:
-        InputError: if there is no test prompt, no system, or an adapter is missing.
+        InputError: if there is no test prompt, no system, an adapter is missing, or a score is not finite.
     """
     _check(system, reward, models)
     prompts = choose_prompts(responses, evaluate)
@@ -133,7 +133,12 @@ def _gold_stories(prompts: Sequence[Prompt], params: Params, models: Models) -> 
 
 def _score(stories: Sequence[Story], prompts: Mapping[str, str], models: Models, reward: Path) -> Scores:
     model = load_reward(models, reward)
-    return model.score([prompts[story.prompt_id] for story in stories], [story.text for story in stories], "score")
+    scores = model.score([prompts[story.prompt_id] for story in stories], [story.text for story in stories], "score")
+    if broken := int((~np.isfinite(scores.values)).sum()):
+        raise InputError(
+            f"{reward}: the reward model gives {broken} of {len(stories)} stories no finite score. Train it again."
+        )
+    return scores
 
 
 def _embed(stories: Sequence[Story], models: Models) -> tuple[dict[str, Vectors], dict[str, int]]:
@@ -179,7 +184,10 @@ def _measure(
 def _reward_quality(reward: Path) -> dict[str, Any]:
     """How well the reward model agreed with votes that it was not trained on; empty where its training did not say."""
     record = reward / "training.json"
-    return json.loads(record.read_text(encoding="utf-8")).get("metrics", {}) if record.is_file() else {}
+    if not record.is_file():
+        return {}
+    # A measure that is not a number is no measure.
+    return json.loads(record.read_text(encoding="utf-8"), parse_constant=lambda _: None).get("metrics", {})
 
 
 def _write_generations(

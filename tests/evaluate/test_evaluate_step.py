@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pytest import MonkeyPatch
+from safetensors.torch import load_file, save_file
 
 from components.contracts import GENERATIONS, RESPONSES, InputError, content_id
 from components.evaluate.__main__ import STEP
@@ -231,6 +232,19 @@ def _nothing(writer: Any, request: Any, tokens: list[int]) -> Any:
 
     del tokens
     return Story(writer._system, request.prompt.id, request.sample, "", 0, "stop")
+
+
+def test_a_reward_model_that_has_diverged(inputs: dict[str, Any], tmp_path: Path) -> None:
+    """A score that is not a number is no missing value."""
+    broken = tmp_path / "reward"
+    shutil.copytree(inputs["reward"], broken)
+    weights = load_file(broken / "adapter_model.safetensors")
+    save_file({name: value * np.nan for name, value in weights.items()}, broken / "adapter_model.safetensors")
+    only = {**inputs, "system": {"dpo": inputs["system"]["dpo"]}, "reward": broken}
+    outputs = {name: tmp_path / name for name in OUTPUTS}
+    with pytest.raises(InputError, match="15 of 15 stories no finite score"):
+        run(evaluate=SETTINGS, **only, **outputs)
+    assert not any(path.exists() for path in outputs.values())
 
 
 def test_without_gold_and_without_known_quality(inputs: dict[str, Any], tmp_path: Path) -> None:
