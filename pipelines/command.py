@@ -6,12 +6,15 @@ import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.api import Api
 
 
 def add_to(commands: Any) -> None:
     """Adds `pipeline` and what belongs under it to a command line."""
-    pipeline = commands.add_parser("pipeline", help="the same graph on Kubeflow: compile, run")
+    pipeline = commands.add_parser("pipeline", help="the same graph on Kubeflow: compile, run, submit, schedule, versions")
     actions = pipeline.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     compiled = actions.add_parser("compile", help="write the package that Kubeflow takes, after checking it")
@@ -23,6 +26,29 @@ def add_to(commands: Any) -> None:
     run.add_argument("--runner", choices=("subprocess", "docker"), default="subprocess")
     _inputs(run)
     run.add_argument("--root", type=Path, default=Path("artifacts/runs"), metavar="DIR", help="where the outputs go")
+
+    submit = actions.add_parser("submit", help="upload a version named by commit, start a run and follow it to its end")
+    _remote(submit)
+    _inputs(submit)
+    submit.add_argument("--name", metavar="TEXT", help="name of the run; default: that of the version")
+    submit.add_argument("--no-wait", action="store_true", help="start the run and do not follow it")
+    submit.add_argument("--poll", type=float, default=10, metavar="SECONDS", help="time between two looks")
+
+    schedule = actions.add_parser("schedule", help="upload a version named by commit, and run it by the clock")
+    _remote(schedule)
+    _inputs(schedule)
+    schedule.add_argument(
+        "--cron", required=True, metavar="WHEN", help="six fields, seconds first: '0 0 2 * * *' is 2:00 daily"
+    )
+    schedule.add_argument("--name", metavar="TEXT", help="name of the schedule; default: that of the version")
+
+    _cluster(actions.add_parser("versions", help="list what was uploaded"))
+
+
+def _remote(parser: argparse.ArgumentParser) -> None:
+    _cluster(parser)
+    parser.add_argument("--dirty", action="store_true", help="upload code that differs from its commit")
+    parser.add_argument("--release", action="store_true", help="insist on images by digest")
 
 
 def _cluster(parser: argparse.ArgumentParser) -> None:
@@ -84,6 +110,47 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _upload(arguments: argparse.Namespace) -> tuple[Api, str, str, str]:
+    """The API, the ids of pipeline and version, and the version's name."""
+    from pipelines.api import Api, version_name
+    from pipelines.cluster import load_cluster
+
+    package = _checked(arguments.cluster, release=arguments.release)
+    name = version_name(package, dirty=arguments.dirty)
+    api = Api(load_cluster(arguments.cluster))
+    return api, *api.upload(package, name), name
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    inputs = given_inputs(arguments.input, arguments.overrides)
+    api, pipeline, version, name = _upload(arguments)
+    run_id = api.start(pipeline, version, arguments.name or name, inputs)
+    if arguments.no_wait:
+        return 0
+    try:
+        return 0 if api.follow(run_id, arguments.poll) else 1
+    except KeyboardInterrupt:
+        print(f"Not followed any more; run {run_id} goes on.", file=sys.stderr)
+        return 130
+
+
+def _schedule(arguments: argparse.Namespace) -> int:
+    inputs = given_inputs(arguments.input, arguments.overrides)
+    api, pipeline, version, name = _upload(arguments)
+    made = api.schedule(pipeline, version, arguments.name or name, arguments.cron, inputs)
+    print(f"Schedule {made}: version {name}, {arguments.cron}")
+    return 0
+
+
+def _versions(arguments: argparse.Namespace) -> int:
+    from pipelines.api import Api
+    from pipelines.cluster import load_cluster
+
+    for version in Api(load_cluster(arguments.cluster)).versions():
+        print(f"{version.created_at:%Y-%m-%d %H:%M}  {version.display_name}  {version.pipeline_version_id}")
+    return 0
+
+
 def given_inputs(settings: list[str], overrides: str) -> dict[str, Any]:
     """The pipeline's inputs by name, as the types of its form.
 
@@ -112,4 +179,4 @@ def given_inputs(settings: list[str], overrides: str) -> dict[str, Any]:
     return inputs
 
 
-_ACTIONS = {"compile": _compile, "run": _run}
+_ACTIONS = {"compile": _compile, "run": _run, "submit": _submit, "schedule": _schedule, "versions": _versions}
