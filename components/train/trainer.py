@@ -157,8 +157,9 @@ class PairsTrainer(PackedTrainer):
         """Also the effective sample size of the pairs as a share of their number, (sum w)^2 / (n sum w^2)."""
         means = super().means()
         if "weight" in means:
-            squares = means.pop("weight_squared")
-            means["effective_sample_share"] = means.pop("weight") ** 2 / squares if squares else 0.0
+            weight, squares = means.pop("weight"), means.pop("weight_squared")
+            # A step may hold pairs of weight 0 alone.
+            means["effective_sample_share"] = weight**2 / squares if squares else 0.0
         return means
 
     def record_pairs(

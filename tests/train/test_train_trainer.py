@@ -256,6 +256,15 @@ def test_what_is_logged(tiny_model: Path, tmp_path: Path) -> None:
     assert "ref" not in trainer.model.peft_config
 
 
+def test_a_step_of_pairs_without_weight_is_logged_like_any_other(tiny_model: Path, tmp_path: Path) -> None:
+    rows = examples(4, [0.0, 0.0, 0.0, 0.0])
+    trainer = ours(tiny_model, tmp_path, rows, per_device_train_batch_size=4, max_steps=1, learning_rate=0.0, logging_steps=1)
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert (logged["loss"], logged["zero_weight_share"], logged["effective_sample_share"]) == (0, 1, 0)
+    assert "weight" not in logged
+
+
 def test_sft_learns_completions_alone(tiny_model: Path, tmp_path: Path) -> None:
     """The loss is the mean over completion tokens, as the model's own loss with the prompt masked."""
     rows = [{"prompt_ids": r["prompt_ids"], "completion_ids": r["chosen_ids"]} for r in examples(3)]
