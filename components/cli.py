@@ -15,6 +15,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,8 @@ class Step:
         """Runs the step from a command line; returns the exit status."""
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         log.setLevel(logging.INFO)
+        # What libraries will change in their next version is no news to who runs a step.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate)\.")
         arguments = self.parser().parse_args(argv)
         try:
             return self._call(arguments)
