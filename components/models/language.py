@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +92,29 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) ->
 def context_length(models: Params) -> int:
     """The longest prompt + response allowed, in tokens: `models.max_tokens`, or the model's own context where shorter."""
     return min(models.max_tokens, getattr(_config(models), "max_position_embeddings", None) or models.max_tokens)
+
+
+def fits(limit: int, prompt_ids: Sequence[int], *completions: Sequence[int]) -> bool:
+    """Whether the model can read the prompt with each completion, none of which is empty. Nothing is ever cut to fit."""
+    return all(0 < len(completion) <= limit - len(prompt_ids) for completion in completions)
+
+
+def identity(models: Params, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """What else than the adapter makes the log-probabilities of a text what they are, by name; digests of what is long."""
+    vocabulary = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else tokenizer.get_vocab()
+    # How the last batch happened to be made.
+    vocabulary |= {"padding": None, "truncation": None}
+    return {
+        "language": models.language,
+        "dtype": models.dtype,
+        "max_tokens": str(context_length(models)),
+        "tokenizer": _digest([vocabulary, tokenizer.eos_token]),
+        "chat_template": _digest(tokenizer.chat_template),
+    }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _config(models: Params) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,13 +16,14 @@ from tqdm import tqdm
 
 from components.contracts import PAIRS, REFERENCE, work_folder
 from components.lineage import digest, when_recorded
-from components.models.language import load_model, load_tokenizer, token_ids
+from components.models.language import context_length, fits, identity, load_model, load_tokenizer, token_ids
 from components.models.packed import Tokens, completion_logps, pack, prepare
 from components.models.params import Params as Models
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+log = logging.getLogger("polyphony")
 # Pairs after which finished work is safe from a kill, and tokens that go through the model together.
 _PART, _BATCH_TOKENS = 256, 8192
 
@@ -29,34 +31,33 @@ _PART, _BATCH_TOKENS = 256, 8192
 def run(*, models: Models, pairs: Path, sft: Path, reference: Path) -> dict[str, Any]:
     """Writes `reference`, in the order of `pairs`; every distinct completion of a part is computed once.
 
+    Nothing is cut: a pair that the model cannot read as a whole is left out, and counted.
+
     Finished parts are kept in the work folder until all are done and recorded, so that a killed run goes on where it was and
     ends with the same bytes.
 
     Returns:
-        Counts of pairs and tokens; the mean log-probability of a token, in nats.
+        Counts of pairs, of pairs left out and of tokens; the mean log-probability of a token, in nats.
     """
     tokenizer = load_tokenizer(models)
     model = load_model(models, sft)
     prepare(model)
     model.eval()
-    # What makes these numbers different from others of the same pairs.
-    made_by = {
-        "sft": digest(sft),
-        "language": models.language,
-        "tokenizer": models.tokenizer,
-        "max_tokens": str(models.max_tokens),
-    }
+    # Training compares this with what it is about to do.
+    made_by = {"sft": digest(sft), **identity(models, tokenizer)}
     key = f"{digest(pairs)} {sorted(made_by.items())}"
     work = work_folder("reference") / hashlib.sha256(key.encode()).hexdigest()[:16]
+    limit = context_length(models)
     parts = []
     columns = ["prompt", "chosen_id", "rejected_id", "chosen", "rejected"]
-    with tqdm(total=PAIRS.count(pairs), desc="reference", unit="pair") as bar:
+    total = PAIRS.count(pairs)
+    with tqdm(total=total, desc="reference", unit="pair") as bar:
         for number, batch in enumerate(PAIRS.batches(pairs, columns, _PART)):
             part = work / f"{number}.parquet"
             parts.append(part)
             if not part.exists():
-                REFERENCE.write(part, _rows(model, tokenizer, batch, bar))
-            bar.update(min(_PART * (number + 1), bar.total) - bar.n)
+                REFERENCE.write(part, _rows(model, tokenizer, limit, batch, bar))
+            bar.update(min(_PART * (number + 1), total) - bar.n)
     totals = {"logp": 0.0, "tokens": 0}
     with REFERENCE.writer(reference, metadata=made_by) as writer:
         for part in parts:
@@ -65,20 +66,27 @@ def run(*, models: Models, pairs: Path, sft: Path, reference: Path) -> dict[str,
             totals["tokens"] += sum(sum(rows.column(f"{side}_tokens").to_pylist()) for side in ("chosen", "rejected"))
             totals["logp"] += sum(sum(rows.column(f"{side}_logp").to_pylist()) for side in ("chosen", "rejected"))
     when_recorded(lambda: shutil.rmtree(work, ignore_errors=True))
+    count = REFERENCE.count(reference)
+    if rejected := total - count:
+        log.warning("%s: %d of %d pairs left out, longer than %d tokens or empty", pairs, rejected, total, limit)
     return {
-        "pairs": PAIRS.count(pairs),
+        "pairs": count,
+        "rejected": rejected,
         "completion_tokens": totals["tokens"],
         "mean_token_logp": totals["logp"] / max(totals["tokens"], 1),
     }
 
 
 def _rows(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: pa.RecordBatch, bar: tqdm[Any]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, limit: int, batch: pa.RecordBatch, bar: tqdm[Any]
 ) -> list[dict[str, Any]]:
-    pairs = batch.to_pylist()
-    texts = {
-        row[f"{side}_id"]: token_ids(tokenizer, row["prompt"], row[side]) for row in pairs for side in ("chosen", "rejected")
-    }
+    pairs: list[dict[str, Any]] = []
+    texts: dict[str, tuple[list[int], list[int]]] = {}
+    for row in batch.to_pylist():
+        both = {row[f"{side}_id"]: token_ids(tokenizer, row["prompt"], row[side]) for side in ("chosen", "rejected")}
+        if all(fits(limit, *text) for text in both.values()):
+            pairs.append(row)
+            texts |= both
     logps: dict[str, float] = {}
     # Longest first: what does not fit shows at once, and the time left is an upper bound.
     order = sorted(texts, key=lambda name: (-len(texts[name][0]) - len(texts[name][1]), name))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 from tqdm import tqdm
 
 from components.contracts import DEVIATIONS, PAIRS, REFERENCE, RESPONSES, InputError
-from components.models.language import token_ids
+from components.models.language import fits, token_ids
 from components.models.packed import pack
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+log = logging.getLogger("polyphony")
 _IDS = pa.list_(pa.int32())
 _STORIES = pa.schema([("prompt_ids", _IDS), ("completion_ids", _IDS), ("id", pa.string())])
 _PAIRS = pa.schema(
@@ -33,22 +35,41 @@ _PAIRS = pa.schema(
 )
 
 
-def stories(responses: Path, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The responses of the training prompts: prompt_ids, completion_ids, id (the response's)."""
+class Examples(NamedTuple):
+    """A dataset; and the number and the tokens of the training rows that are not in it, as the model cannot read them whole."""
+
+    dataset: Dataset
+    rejected: int
+    rejected_tokens: int
+
+
+def stories(responses: Path, tokenizer: PreTrainedTokenizerBase, limit: int) -> Examples:
+    """The responses of the training prompts: prompt_ids, completion_ids, id (the response's).
+
+    Args:
+        limit: tokens of prompt and completion at most.
+    """
+    reader = _Reader(responses, limit)
 
     def rows() -> Iterator[dict[str, Any]]:
         for row in _training_rows(RESPONSES, responses, ["prompt", "response", "response_id", "split"]):
             prompt, completion = token_ids(tokenizer, row["prompt"], row["response"])
-            yield {"prompt_ids": prompt, "completion_ids": completion, "id": row["response_id"]}
+            if reader.takes(prompt, completion):
+                yield {"prompt_ids": prompt, "completion_ids": completion, "id": row["response_id"]}
 
-    return _dataset(rows(), _STORIES, f"{responses}: no training response.")
+    return reader.examples(rows(), _STORIES)
 
 
-def weighted_pairs(pairs: Path, reference: Path | None, deviations: Path | None, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+def weighted_pairs(
+    pairs: Path, reference: Path | None, deviations: Path | None, tokenizer: PreTrainedTokenizerBase, limit: int
+) -> Examples:
     """The training pairs with their reference log-probabilities (NaN without `reference`) and the winner's weight (1 without
     `deviations`).
 
     The id of a pair is those of its winner and its loser, with a slash between.
+
+    Args:
+        limit: tokens of prompt and completion at most.
 
     Raises:
         InputError: if a pair has no weight, or the reference is of other pairs.
@@ -57,54 +78,95 @@ def weighted_pairs(pairs: Path, reference: Path | None, deviations: Path | None,
     if deviations is not None:
         for batch in DEVIATIONS.batches(deviations, ["response_id", "weight"]):
             weights |= zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    reader = _Reader(pairs, limit)
 
     def rows() -> Iterator[dict[str, Any]]:
         columns = ["prompt", "chosen_id", "rejected_id", "chosen", "rejected", "split"]
-        beside = _reference_rows(pairs, reference) if reference is not None else None
-        for row in _training_rows(PAIRS, pairs, columns, beside):
+        for row in _training_rows(PAIRS, pairs, columns, reference):
             prompt, chosen = token_ids(tokenizer, row["prompt"], row["chosen"])
+            _, rejected = token_ids(tokenizer, row["prompt"], row["rejected"])
+            if not reader.takes(prompt, chosen, rejected):
+                continue
+            if reference is not None and "chosen_logp" not in row:
+                raise InputError(f"{reference}: nothing for {_name(row)}: it is of other pairs. Run reference on {pairs}.")
             if deviations is not None and row["chosen_id"] not in weights:
                 raise InputError(f"{deviations}: no weight for {row['chosen_id']}, a winner in {pairs}. Run weight again.")
             yield {
                 "prompt_ids": prompt,
                 "chosen_ids": chosen,
-                "rejected_ids": token_ids(tokenizer, row["prompt"], row["rejected"])[1],
+                "rejected_ids": rejected,
                 "ref_chosen_logps": row.get("chosen_logp", math.nan),
                 "ref_rejected_logps": row.get("rejected_logp", math.nan),
                 "weight": weights.get(row["chosen_id"], 1.0),
-                "id": f"{row['chosen_id']}/{row['rejected_id']}",
+                "id": _name(row),
             }
 
-    return _dataset(rows(), _PAIRS, f"{pairs}: no training pair.")
+    return reader.examples(rows(), _PAIRS)
 
 
-def _reference_rows(pairs: Path, reference: Path) -> Iterator[dict[str, Any]]:
-    if (found := REFERENCE.count(reference)) != (expected := PAIRS.count(pairs)):
-        raise InputError(f"{reference}: {found} rows for {expected} pairs. Run reference on these pairs.")
-    for batch in REFERENCE.batches(reference):
-        yield from batch.to_pylist()
+def require_made_by(reference: Path, wanted: Mapping[str, str]) -> None:
+    """Refuses a reference that another model, tokenizer, template or length would make different.
+
+    Args:
+        wanted: what `reference` wrote into the table if it is the right one.
+
+    Raises:
+        InputError: saying what differs.
+    """
+    found = REFERENCE.metadata(reference)
+    differing = [name for name in wanted if found.get(name) != wanted[name]]
+    differs = [f"{name} {found.get(name, 'unknown')} there, {wanted[name]} here" for name in differing]
+    if differs:
+        raise InputError(f"{reference}: made for another model than is trained: {'; '.join(differs)}. Run reference again.")
 
 
-def _training_rows(
-    table: Any, path: Path, columns: Sequence[str], beside: Iterator[dict[str, Any]] | None = None
-) -> Iterator[dict[str, Any]]:
-    """Rows of the training split, joined with the row of `beside` at the same place."""
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['chosen_id']}/{row['rejected_id']}"
+
+
+def _training_rows(table: Any, path: Path, columns: Sequence[str], reference: Path | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of the training split, with what `reference` says of them, which has the same order and may have left out some."""
+    others = (row for batch in REFERENCE.batches(reference) for row in batch.to_pylist()) if reference is not None else iter(())
+    other = next(others, None)
     with tqdm(total=table.count(path), desc=f"tokenise {path.name}", unit="row", mininterval=1) as bar:
         for batch in table.batches(path, columns):
             for row in batch.to_pylist():
-                other = next(beside) if beside is not None else {}
-                for key in other.keys() & row.keys():
-                    if other[key] != row[key]:
-                        raise InputError(
-                            f"{path}: the reference is of other pairs ({key} {other[key]} for {row[key]}). Run reference."
-                        )
+                if other is not None and _name(other) == _name(row):
+                    row |= other
+                    other = next(others, None)
                 if row["split"] == "train":
-                    yield row | other
+                    yield row
                 bar.update()
+    if other is not None:
+        raise InputError(f"{reference}: {_name(other)} is no pair of {path}: it is of other pairs. Run reference on {path}.")
 
 
-def _dataset(rows: Iterator[dict[str, Any]], schema: pa.Schema, nothing: str) -> Dataset:
-    """An in-memory dataset, filled in batches so that Python objects of few rows exist at a time."""
+class _Reader:
+    """Tells the rows of one table that the model can read from those that it cannot, and counts these."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self._path, self._limit = path, limit
+        self._rejected = self._tokens = 0
+
+    def takes(self, prompt: Sequence[int], *completions: Sequence[int]) -> bool:
+        taken = fits(self._limit, prompt, *completions)
+        if not taken:
+            self._rejected += 1
+            self._tokens += sum(len(prompt) + len(completion) for completion in completions)
+        return taken
+
+    def examples(self, rows: Iterator[dict[str, Any]], schema: pa.Schema) -> Examples:
+        dataset = _dataset(rows, schema)
+        left_out = f"{self._rejected} left out, longer than {self._limit} tokens or empty"
+        if dataset is None:
+            raise InputError(f"{self._path}: nothing to train on ({left_out}).")
+        if self._rejected:
+            log.warning("%s: %s; %d are trained on", self._path, left_out, len(dataset))
+        return Examples(dataset, self._rejected, self._tokens)
+
+
+def _dataset(rows: Iterator[dict[str, Any]], schema: pa.Schema) -> Dataset | None:
+    """An in-memory dataset, filled in batches so that Python objects of few rows exist at a time; None without rows."""
     from datasets import Dataset
 
     batches, waiting = [], []
@@ -115,9 +177,7 @@ def _dataset(rows: Iterator[dict[str, Any]], schema: pa.Schema, nothing: str) ->
             waiting = []
     if waiting:
         batches.append(pa.RecordBatch.from_pylist(waiting, schema))
-    if not batches:
-        raise InputError(nothing)
-    return Dataset(pa.Table.from_batches(batches, schema))
+    return Dataset(pa.Table.from_batches(batches, schema)) if batches else None
 
 
 def collate_stories(examples: list[dict[str, Any]]) -> dict[str, Any]:

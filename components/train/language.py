@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from transformers import set_seed
 from trl import DPOConfig
 
-from components.contracts import InputError
-from components.models.language import load_model, load_tokenizer
+from components.lineage import digest
+from components.models.language import context_length, identity, load_model, load_tokenizer
 from components.models.params import Params as Models
 from components.train import trainer as trainers
-from components.train.examples import stories, weighted_pairs
+from components.train.examples import Examples, require_made_by, stories, weighted_pairs
 from components.train.fit import fit
 from components.train.objectives import OBJECTIVES
+from components.train.outlook import announce, check_room, lora, plan_model
 from components.train.params import Optimisation, Orpo, Params, Preference
 from components.train.throughput import MEASURED
 
@@ -46,21 +47,29 @@ def train_language(
         work: keeps checkpoints.
 
     Returns:
-        Means over the last epoch of what was logged; counts of examples, steps and tokens.
+        Means over the last epoch of what was logged; counts of examples, of what was left out, of steps and tokens.
     """
     section = OBJECTIVES[objective].section
     settings: Optimisation = getattr(train, section)
+    planned = plan_model(train, models)
+    check_room(planned, train, models)
     arguments = _arguments(train, models, settings, work)
     tokenizer = load_tokenizer(models)
+    limit = context_length(models)
     if objective == "sft":
-        examples = stories(inputs["responses"], tokenizer)
+        examples = stories(inputs["responses"], tokenizer, limit)
     else:
-        examples = weighted_pairs(inputs["pairs"], inputs.get("reference"), inputs.get("deviations"), tokenizer)
+        if "reference" in inputs:
+            require_made_by(inputs["reference"], {"sft": digest(inputs["sft"]), **identity(models, tokenizer)})
+        examples = weighted_pairs(inputs["pairs"], inputs.get("reference"), inputs.get("deviations"), tokenizer, limit)
+    announce(planned, examples.dataset, train, section)
     sharded = train.sharding == "fsdp2"
     adapter = _adapter(train, models, inputs.get("sft"))
-    trainer = _TRAINERS[objective](adapter, args=arguments, train_dataset=examples, processing_class=tokenizer, sharded=sharded)
+    trainer = _TRAINERS[objective](
+        adapter, args=arguments, train_dataset=examples.dataset, processing_class=tokenizer, sharded=sharded
+    )
     fit(trainer, train, section)
-    metrics = _metrics(trainer, len(examples))
+    metrics = _metrics(trainer, examples)
     adapter.save_pretrained(str(folder), safe_serialization=True, is_main_process=trainer.is_world_process_zero())
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(folder)
@@ -75,18 +84,7 @@ def _adapter(train: Params, models: Models, sft: Path | None) -> PeftModel:
     if sft is not None:
         return load_model(models, sft, trainable=True, device=base_on)  # type: ignore[return-value]
     set_seed(train.seed)
-    targets = train.lora.target_modules
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=train.lora.r,
-        lora_alpha=train.lora.alpha,
-        lora_dropout=train.lora.dropout,
-        target_modules=targets[0] if targets == ("all-linear",) else list(targets),
-    )
-    try:
-        return get_peft_model(load_model(models, device=base_on), config)
-    except ValueError as error:
-        raise InputError(f"train.lora.target_modules: {', '.join(targets)} do not fit {models.language!r}: {error}") from error
+    return get_peft_model(load_model(models, device=base_on), lora(train))
 
 
 def _arguments(train: Params, models: Models, settings: Optimisation, work: Path) -> DPOConfig:
@@ -118,7 +116,7 @@ def _arguments(train: Params, models: Models, settings: Optimisation, work: Path
     )
 
 
-def _metrics(trainer: trainers.PackedTrainer, examples: int) -> dict[str, Any]:
+def _metrics(trainer: trainers.PackedTrainer, examples: Examples) -> dict[str, Any]:
     """The means over the last epoch of what was logged at each step, and the size of the training."""
     steps = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
     last = steps[-max(1, round(len(steps) / trainer.state.num_train_epochs)) :]
@@ -126,7 +124,9 @@ def _metrics(trainer: trainers.PackedTrainer, examples: int) -> dict[str, Any]:
     aside = {"epoch", "learning_rate", "step", "time", "num_tokens", *MEASURED}
     names = [name for name in last[-1] if name not in aside]
     return {
-        "examples": examples,
+        "examples": len(examples.dataset),
+        "rejected": examples.rejected,
+        "rejected_tokens": examples.rejected_tokens,
         "steps": trainer.state.global_step,
         "tokens": trainer.state.num_input_tokens_seen,
         **{name: sum(entry[name] for entry in last) / len(last) for name in names},

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from peft import PeftModel
 from transformers import TrainerCallback
@@ -20,7 +22,7 @@ from components.train.params import Lora, Orpo, Params, Preference, Sft
 from components.train.step import run
 from components.weight.params import Params as Weight
 from components.weight.step import run as weigh
-from tests.conftest import response_rows
+from tests.conftest import response_rows, story
 
 PARAMS = Params(
     lora=Lora(r=4),
@@ -198,11 +200,80 @@ def test_what_is_missing_is_named(models: Models, tables: dict[str, Path], tmp_p
 
 
 def test_a_reference_of_other_pairs_is_refused(models: Models, inputs: dict[str, Path], tmp_path: Path) -> None:
-    rows = REFERENCE.read(inputs["reference"])
-    for other, message in ((rows.slice(1), "rows for"), (rows.take([1, 0, *range(2, len(rows))]), "of other pairs")):
-        REFERENCE.write(tmp_path / "other.parquet", other)
+    rows, made_by = REFERENCE.read(inputs["reference"]), REFERENCE.metadata(inputs["reference"])
+    last = PAIRS.read(inputs["pairs"]).to_pylist()[-1]
+    assert last["split"] == "train"
+    named = f"nothing for {last['chosen_id']}/{last['rejected_id']}: it is of other pairs"
+    others = {
+        "few": (rows.slice(0, len(rows) - 1), named),
+        "shuffled": (rows.take([1, 0, *range(2, len(rows))]), "of other pairs"),
+        "more": (pa.concat_tables([rows, rows.slice(0, 1)]), "is no pair of"),
+    }
+    for name, (other, message) in others.items():
+        path = tmp_path / f"{name}.parquet"
+        REFERENCE.write(path, other, metadata=made_by)
         with pytest.raises(InputError, match=message):
-            train(models, "ddpo", tmp_path / "model", **{**inputs, "reference": tmp_path / "other.parquet"})
+            train(models, "ddpo", tmp_path / "model", **{**inputs, "reference": path})
+
+
+def test_a_reference_of_another_model_is_refused(
+    models: Models, inputs: dict[str, Path], responses: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """By what differs: the SFT model, the chat template, the tokenizer, the longest text."""
+
+    def refused(models: Models, **other: Path) -> str:
+        with pytest.raises(InputError) as error:
+            train(models, "dpo", tmp_path / "model", **{**inputs, **other})
+        return str(error.value)
+
+    train(models, "sft", tmp_path / "other", PARAMS.model_copy(update={"seed": 1}), responses=responses)
+    told = refused(models, sft=tmp_path / "other")
+    assert f"sft {digest(inputs['sft'])} there, {digest(tmp_path / 'other')} here" in told
+    assert "max_tokens" not in told and "Run reference again" in told
+    assert "max_tokens 256 there, 200 here" in refused(models.model_copy(update={"max_tokens": 200}))
+    assert "dtype bfloat16 there, float32 here" in refused(models.model_copy(update={"dtype": "float32"}))
+    edits = {
+        "chat_template": ("chat_template.jinja", "assistant", "writer"),
+        "tokenizer": ("tokenizer.json", '"normalizer": null', '"normalizer": {"type": "Lowercase"}'),
+    }
+    for changed, (file, old, new) in edits.items():
+        folder = tmp_path / changed
+        shutil.copytree(tiny_model, folder)
+        text = (folder / file).read_text(encoding="utf-8")
+        assert old in text
+        (folder / file).write_text(text.replace(old, new), encoding="utf-8")
+        told = refused(models.model_copy(update={"tokenizer": str(folder)}))
+        assert f"trained: {changed} " in told and ";" not in told
+
+
+def test_what_is_too_long_is_left_out_and_counted(
+    models: Models, tables: dict[str, Path], responses: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By SFT, by reference and by training alike: nothing is cut, and the pairs that stay have their own reference."""
+    rows = PAIRS.read(tables["pairs"]).to_pylist()
+    of_train = [number for number, row in enumerate(rows) if row["split"] == "train"]
+    for number in (of_train[1], of_train[-1]):
+        rows[number]["rejected"] = story(7, 300)
+    PAIRS.write(tmp_path / "long.parquet", rows)
+    sft, reference = tmp_path / "sft", tmp_path / "reference.parquet"
+    train(models, "sft", sft, responses=responses)
+    made = refer(models=models, pairs=tmp_path / "long.parquet", sft=sft, reference=reference)
+    assert (made["pairs"], made["rejected"]) == (len(rows) - 2, 2)
+    assert "2 of 15 pairs left out, longer than 256 tokens" in caplog.text
+    given = {"pairs": tmp_path / "long.parquet", "reference": reference, "sft": sft}
+    still = PARAMS.model_copy(update={"preference": Preference(learning_rate=1e-30, batch_size=3)})
+    metrics = train(models, "dpo", tmp_path / "dpo", still, **given)
+    assert (metrics["examples"], metrics["rejected"]) == (len(of_train) - 2, 2)
+    assert metrics["rejected_tokens"] > 2 * 300
+    assert f"2 left out, longer than 256 tokens or empty; {len(of_train) - 2} are trained on" in caplog.text
+    assert metrics["rewards/chosen"] == pytest.approx(0, abs=2e-3)
+    assert metrics["rewards/rejected"] == pytest.approx(0, abs=2e-3)
+
+    short = models.model_copy(update={"max_tokens": 82})
+    metrics = train(short, "sft", tmp_path / "short", responses=responses)
+    assert metrics["rejected"] > 0 < metrics["examples"]
+    with pytest.raises(InputError, match=r"nothing to train on \(16 left out, longer than 20 tokens"):
+        train(models.model_copy(update={"max_tokens": 20}), "sft", tmp_path / "none", responses=responses)
 
 
 def test_a_winner_without_a_weight_is_refused(models: Models, inputs: dict[str, Path], tmp_path: Path) -> None:
