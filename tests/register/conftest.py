@@ -124,6 +124,8 @@ def recorded(adapter: Path, empty_store: Path, tmp_path_factory: pytest.TempPath
     made = Pipeline(adapter)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        # MLflow leaves there what it was told last.
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("POLYPHONY_COMMIT", COMMIT)
         made.write()
         made.record()

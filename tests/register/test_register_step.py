@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from components.contracts import InputError
-from components.lineage import digest, tracking_client
+from components.lineage import digest, step_run, tracking_client
 from components.models.params import Params as Models
 from components.register.__main__ import STEP
 from components.register.params import Params
@@ -29,8 +29,7 @@ pytestmark = pytest.mark.usefixtures("pipeline")
 
 def register(model: str = "ddpo", **options: Any) -> dict[str, Any]:
     """Registers inside a run, as the command line does; returns what `version.json` says."""
-    tracking_client()
-    with mlflow.start_run(run_name="register"):
+    with step_run("register", {}, {}):
         run(
             register=Params(**options),
             models=Models(language="tiny"),
