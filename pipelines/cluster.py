@@ -44,6 +44,7 @@ class Accelerated(Resources):
     """What training, reference, embedding and evaluation are given."""
 
     gpu: str = Field("", description="resource name of the GPU, such as nvidia.com/gpu; empty runs on CPU")
+    gpus: int = Field(1, ge=1, description="GPUs of SFT and preference training: at least train.processes; others take one")
     shared_memory: str = Field("2Gi", pattern=r"^\d+[KMGT]i?$", description="size of /dev/shm, which counts as memory")
     node_selector: dict[str, str] = Field({}, description="labels that the node must have")
     tolerations: tuple[Toleration, ...] = Field((), description="taints of the node that are no hindrance")

@@ -6,6 +6,7 @@ from kfp import dsl, kubernetes
 
 from components.closing.component import closing
 from components.configure.component import configure
+from components.configure.preflight import GPUS
 from components.embed.component import embed
 from components.evaluate.component import evaluate
 from components.gate.component import gate
@@ -81,14 +82,16 @@ def pipeline(cluster: Cluster) -> Any:
             )
             # It looks at the cluster as it is now.
             parts.set_caching_options(False)
+            if cluster.accelerated.gpu:
+                parts.set_env_variable(GPUS, str(cluster.accelerated.gpus))
 
             params = parts.outputs
 
             def plain(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
                 return _settle(task, cluster, name, accelerated=False)
 
-            def heavy(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
-                return _settle(task, cluster, name, accelerated=True)
+            def heavy(task: dsl.PipelineTask, name: str, gpus: int = 1) -> dsl.PipelineTask:
+                return _settle(task, cluster, name, accelerated=True, gpus=gpus)
 
             def open_gate(validation: Any, name: str) -> dsl.PipelineTask:
                 return _settle(gate(validation=validation), cluster, name, accelerated=False, retried=False)
@@ -102,7 +105,7 @@ def pipeline(cluster: Cluster) -> Any:
 
             embedded = heavy(embed(params=params["embed"], **valid), "Embed").after(gate_1)
             votes = heavy(train_reward(params=params["reward"], **valid), "Train reward").after(gate_1)
-            sft = heavy(train_sft(params=params["sft"], **valid), "Train SFT").after(gate_1)
+            sft = heavy(train_sft(params=params["sft"], **valid), "Train SFT", cluster.accelerated.gpus).after(gate_1)
 
             embeddings = embedded.outputs["embeddings"]
             weighed = plain(weight(params=params["weight"], responses=responses, embeddings=embeddings), "Weight")
@@ -126,7 +129,7 @@ def pipeline(cluster: Cluster) -> Any:
                         reference=known.outputs["reference"],
                         **start,
                     ),
-                    f"Train {objective.upper()}",
+                    *(f"Train {objective.upper()}", cluster.accelerated.gpus),
                 ).after(gate_2)
                 for objective in ("dpo", "ddpo")
             }
@@ -142,7 +145,7 @@ def pipeline(cluster: Cluster) -> Any:
 
 
 def _settle(
-    task: dsl.PipelineTask, cluster: Cluster, name: str, *, accelerated: bool, retried: bool = True
+    task: dsl.PipelineTask, cluster: Cluster, name: str, *, accelerated: bool, retried: bool = True, gpus: int = 1
 ) -> dsl.PipelineTask:
     """Gives a task its name in the UI and all that it needs on the cluster."""
     task.set_display_name(name)
@@ -160,7 +163,7 @@ def _settle(
             backoff_max_duration=cluster.retries.longest_wait,
         )
     if accelerated:
-        _accelerate(task, cluster)
+        _accelerate(task, cluster, gpus)
     for variable, value in cluster.environment.items():
         task.set_env_variable(variable, value)
     for secret in cluster.secrets:
@@ -173,10 +176,10 @@ def _settle(
     return task
 
 
-def _accelerate(task: dsl.PipelineTask, cluster: Cluster) -> None:
+def _accelerate(task: dsl.PipelineTask, cluster: Cluster, gpus: int) -> None:
     given = cluster.accelerated
     if given.gpu:
-        task.set_accelerator_type(given.gpu).set_accelerator_limit(1)
+        task.set_accelerator_type(given.gpu).set_accelerator_limit(gpus)
     kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=given.shared_memory)  # noqa: S108
     for label, value in given.node_selector.items():
         kubernetes.add_node_selector(task, label, value)

@@ -10,13 +10,20 @@ from components.contracts import InputError
 from components.lineage import tracking_client
 from components.models.params import Params as Models
 
+# How many GPUs the trainings of a cluster get; not set where they get none.
+GPUS = "POLYPHONY_GPUS"
+
 
 def preflight(document: Mapping[str, Any]) -> None:
-    """Looks whether MLflow answers and whether the language model has a tokenizer with a chat template.
+    """Looks whether there are GPUs for all processes, whether MLflow answers, and whether the tokenizer has a chat template.
 
     Raises:
         InputError: naming what is missing.
     """
+    processes, gpus = document["train"]["processes"], os.environ.get(GPUS)
+    if gpus and processes > int(gpus):
+        raise InputError(f"train.processes is {processes}, and trainings get {gpus} GPU(s) here: see `gpus` in the profile.")
+
     from mlflow.exceptions import MlflowException
 
     from components.models.language import load_tokenizer

@@ -231,12 +231,17 @@ def test_configure_reads_the_same_from_the_backend_and_here(
 
 
 def test_every_step_gets_what_the_cluster_has() -> None:
-    spec, platform = documents(compile_package(load_cluster("gpu")))
+    cluster = load_cluster("gpu")
+    cluster = cluster.model_copy(update={"accelerated": cluster.accelerated.model_copy(update={"gpus": 4})})
+    spec, platform = documents(compile_package(cluster))
     told = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for label, executor in spec["deploymentSpec"]["executors"].items():
         heavy = label.removeprefix("exec-").startswith(("embed", "train", "reference", "evaluate"))
         resources = executor["container"]["resources"]
         assert ("accelerator" in resources) == heavy
+        if heavy:
+            many = label in ("exec-train-sft", "exec-train-preference", "exec-train-preference-2")
+            assert resources["accelerator"]["resourceCount"] == ("4" if many else "1")
         assert resources["resourceMemoryLimit"] == ("64G" if heavy else "16G")
         assert ("nodeSelector" in told[label]) == heavy == ("tolerations" in told[label])
         assert int(told[label]["activeDeadlineSeconds"]) > 0

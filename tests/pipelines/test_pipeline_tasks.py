@@ -79,6 +79,12 @@ def test_what_is_wrong_ends_the_run_here(
     assert not Path("out").exists()
 
 
+def test_more_processes_than_gpus(call: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("POLYPHONY_GPUS", "2")
+    assert call("--overrides={train: {processes: 4, sharding: ddp}}") == 1
+    assert "train.processes is 4, and trainings get 2 GPU(s)" in capsys.readouterr().err
+
+
 def test_an_mlflow_that_does_not_answer(call: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
