@@ -46,7 +46,7 @@ def load_tokenizer(models: Params) -> PreTrainedTokenizerBase:
 
 def _require_room(tokenizer: PreTrainedTokenizerBase, models: Params) -> None:
     """Refuses a tokenizer of another vocabulary: it would read and write rubbish, or beyond the model's embeddings."""
-    words = _config(models).vocab_size
+    words = _config(models).get_text_config().vocab_size
     if len(tokenizer) > words:
         raise InputError(
             f"models.tokenizer {models.tokenizer!r} has {len(tokenizer)} tokens and model {models.language!r} only {words}: "
@@ -91,7 +91,8 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) ->
 
 def context_length(models: Params) -> int:
     """The longest prompt + response allowed, in tokens: `models.max_tokens`, or the model's own context where shorter."""
-    return min(models.max_tokens, getattr(_config(models), "max_position_embeddings", None) or models.max_tokens)
+    own = getattr(_config(models).get_text_config(), "max_position_embeddings", None)
+    return min(models.max_tokens, own or models.max_tokens)
 
 
 def fits(limit: int, prompt_ids: Sequence[int], *completions: Sequence[int]) -> bool:
@@ -118,15 +119,29 @@ def _digest(value: Any) -> str:
 
 
 def _config(models: Params) -> Any:
-    """The settings of the language model, of a multimodal one those of its language part."""
+    """The settings of the language model."""
     from transformers import AutoConfig
 
-    folder = resolve(models.language)
+    folder = resolve(models.language, weights=False)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted(models.language, models.remote_code))
     except (OSError, ValueError) as error:
         raise InputError(f"model {models.language!r}: no model can be loaded from {folder}: {error}") from error
-    return config.get_text_config()
+    return config
+
+
+def skeleton(models: Params) -> PreTrainedModel:
+    """The language model without its weights, on the meta device: for its shapes, at no cost.
+
+    Raises:
+        InputError: if there is no such model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    trust = trusted(models.language, models.remote_code)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(_config(models), dtype=getattr(torch, models.dtype), trust_remote_code=trust)
 
 
 def load_model(

@@ -22,8 +22,11 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _HUB_DOUBLES = ["consolidated*", "original/*"]
 
 
-def resolve(name: str) -> Path:
+def resolve(name: str, *, weights: bool = True) -> Path:
     """The folder of a model: an installed model package, a local folder, or a snapshot of a hub repository.
+
+    Args:
+        weights: whether those of a hub repository are wanted too; otherwise its settings and tokenizer are.
 
     Raises:
         InputError: if there is no such model; the message lists what was tried.
@@ -33,7 +36,7 @@ def resolve(name: str) -> Path:
     if name and (folder := Path(name).expanduser()).is_dir():
         return folder
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name) and not name.startswith("."):
-        return _from_hub(name)
+        return _from_hub(name, weights)
     raise InputError(
         f"model {name!r}: no such folder, and neither a hub id (owner/name) nor an installed model package "
         f"({', '.join(PACKAGES)})."
@@ -49,7 +52,7 @@ def trusted(name: str, remote_code: Collection[str]) -> bool:
     return True
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -60,7 +63,7 @@ def _from_hub(name: str) -> Path:
                 repository,
                 revision=revision or None,
                 allow_patterns=[*_HUB_FILES, "*.py"],
-                ignore_patterns=_HUB_DOUBLES,
+                ignore_patterns=_HUB_DOUBLES if weights else [*_HUB_DOUBLES, "*.safetensors"],
             )
         )
     except LocalEntryNotFoundError as error:

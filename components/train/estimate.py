@@ -1,0 +1,146 @@
+"""What a training will need, before it starts: memory of each process, and time. Arithmetic alone; it loads no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from components.train.throughput import Shape, shape_of
+
+# Share of the hardware's matrix products per second that a training reaches.
+UTILISATION = 0.4
+# Positions whose logits are held at once, see components/models/packed.py.
+_CHUNK = 512
+# What a process holds besides, in bytes: Python, the libraries, the context of a GPU.
+_BESIDES = 0.8e9
+
+
+@dataclass(frozen=True)
+class Model:
+    """A language model with its adapter, as far as its cost goes.
+
+    Attributes:
+        weights: numbers in the frozen model.
+        trained: numbers in the adapter.
+        dtype: bytes of a frozen number.
+        width, vocabulary, layers: of the decoder.
+        kept: bytes that one token leaves behind in one layer for the backward pass.
+        shape: what determines the operations.
+    """
+
+    weights: int
+    trained: int
+    dtype: int
+    width: int
+    vocabulary: int
+    layers: int
+    kept: int
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on, in tokens.
+
+    Attributes:
+        examples: their number.
+        tokens, completion_tokens, squared_lengths: of all sequences, once through; the last is the sum of their squares.
+        largest: tokens of the largest batch.
+    """
+
+    examples: int
+    tokens: int
+    completion_tokens: int
+    squared_lengths: int
+    largest: int
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Attributes: memory: bytes for a process; speed: bfloat16 operations a second, of matrix products."""
+
+    name: str
+    memory: int
+    speed: float
+
+
+def measure_model(model: Any) -> Model:
+    """The costs of a PEFT model with LoRA; its weights may be on the meta device.
+
+    What a token leaves behind in a layer, in bytes, with bfloat16 (d: 2 bytes) and width h, feed-forward f, keys k: two norms
+    keep their input in float32 twice (16 h less what they share: 8 h); attention keeps queries and output, keys and values
+    (2 d h + 2 d k); the gated feed-forward network three tensors (3 d f); each adapter its input, and its own hidden layer.
+    """
+    base = model.get_base_model()
+    config = base.config.get_text_config()
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    dtype = next(p for p in model.parameters() if not p.requires_grad).element_size()
+    heads = config.num_attention_heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    keys = head * (getattr(config, "num_key_value_heads", None) or heads)
+    adapters = [module for name, module in model.named_modules() if name.endswith(("lora_A.default", "lora_B.default"))]
+    kept = 8 * config.hidden_size + 2 * dtype * (heads * head + keys) + 3 * dtype * config.intermediate_size
+    return Model(
+        weights=sum(p.numel() for p in model.parameters()) - trained,
+        trained=trained,
+        dtype=dtype,
+        width=config.hidden_size,
+        vocabulary=config.vocab_size,
+        layers=config.num_hidden_layers,
+        kept=kept + dtype * sum(module.in_features for module in adapters) // config.num_hidden_layers,
+        shape=shape_of(model),
+    )
+
+
+def memory(model: Model, largest: int, *, share_of_weights: float = 1.0) -> dict[str, float]:
+    """Bytes that one process needs at most, by what needs them.
+
+    Args:
+        largest: tokens of its largest batch.
+        share_of_weights: of the frozen weights that the process holds; less than 1 where they are sharded.
+    """
+    # One layer's more for what the backward pass computes on its way, and the log-probabilities' slopes.
+    activations = largest * (model.kept * (model.layers + 1) + 4 * model.dtype * model.width)
+    return {
+        "weights": model.weights * model.dtype * share_of_weights,
+        # Weight, gradient and the two moments of Adam, in float32.
+        "adapter": 16.0 * model.trained,
+        "activations": float(activations),
+        # Logits, their float32 shares and one product under way.
+        "head": float(min(largest, _CHUNK) * model.vocabulary * (2 * model.dtype + 4)),
+        "besides": _BESIDES,
+    }
+
+
+def seconds(model: Model, data: Data, epochs: int, hardware: Hardware, processes: int = 1) -> float:
+    """Time of the training itself, at `UTILISATION` of the hardware."""
+    operations = epochs * model.shape.flops(data.tokens, data.completion_tokens, data.squared_lengths)
+    return operations / (hardware.speed * UTILISATION * processes)
+
+
+def measure_data(prompts: Sequence[int], completions: Sequence[int], sequences: int, batch_size: int) -> Data:
+    """The sizes of examples that each are `sequences` behind one another in the arguments.
+
+    Args:
+        prompts, completions: lengths of all sequences, in tokens, the sequences of an example next to one another.
+        batch_size: examples of a batch; the largest batch is made of the longest.
+    """
+    lengths = np.asarray(prompts, np.int64) + np.asarray(completions, np.int64)
+    examples = lengths.reshape(-1, sequences).sum(1)
+    return Data(
+        examples=len(examples),
+        tokens=int(lengths.sum()),
+        completion_tokens=int(np.sum(completions)),
+        squared_lengths=int((lengths**2).sum()),
+        largest=int(np.sort(examples)[-batch_size:].sum()),
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,135 @@
+"""Before a training starts: what it will need on this machine, and whether it can fit at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pyarrow.compute as pc
+import torch
+from peft import LoraConfig, get_peft_model
+
+from components.contracts import InputError
+from components.models.language import skeleton
+from components.models.params import Params as Models
+from components.train.estimate import Data, Hardware, Model, duration, measure_data, measure_model, memory, seconds
+from components.train.fit import advice
+from components.train.params import Optimisation, Params
+from components.train.throughput import peak
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+log = logging.getLogger("polyphony")
+_GB = 1e9
+
+
+def announce(model: Model, dataset: Dataset, train: Params, section: str) -> None:
+    """Says what the training will need."""
+    settings: Optimisation = getattr(train, section)
+    machine, data = hardware(), plan_data(dataset, settings.batch_size)
+    log.info("%s", describe(model, data, settings, train, machine))
+    if sum(memory(model, data.largest, share_of_weights=_share(train)).values()) > _room(train, machine):
+        log.warning("it may run out of memory. If it does: %s", advice(settings, f"train.{section}"))
+
+
+def describe(model: Model, data: Data, settings: Optimisation, train: Params, machine: Hardware) -> str:
+    """The estimate as one line for people."""
+    needed = memory(model, data.largest, share_of_weights=_share(train))
+    parts = ", ".join(f"{name} {value / _GB:.1f}" for name, value in needed.items() if value >= 0.05 * _GB)
+    lasts = duration(seconds(model, data, settings.epochs, machine, train.processes if torch.cuda.is_available() else 1))
+    steps = -(-data.examples // (settings.batch_size * settings.accumulation * train.processes)) * settings.epochs
+    return (
+        f"{data.examples:,} examples, {data.tokens:,} tokens, {settings.epochs} times, in {steps:,} steps: about {lasts}, and "
+        f"at most about {sum(needed.values()) / _GB:.1f} GB a process ({parts}); {train.processes} process(es) on {machine.name} "
+        f"with {machine.memory / _GB:.0f} GB"
+    )
+
+
+def plan_model(train: Params, models: Models) -> Model:
+    """The costs of the language model with the adapter that `train` gives it."""
+    targets = train.lora.target_modules
+    try:
+        with torch.device("meta"):
+            adapted = get_peft_model(skeleton(models), lora(train))
+    except ValueError as error:
+        raise InputError(f"train.lora.target_modules: {', '.join(targets)} do not fit {models.language!r}: {error}") from error
+    return measure_model(adapted)
+
+
+def lora(train: Params) -> LoraConfig:
+    """The adapter that SFT and the ORPO family begin."""
+    targets = train.lora.target_modules
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=train.lora.r,
+        lora_alpha=train.lora.alpha,
+        lora_dropout=train.lora.dropout,
+        target_modules=targets[0] if targets == ("all-linear",) else list(targets),
+    )
+
+
+def plan_data(dataset: Dataset, batch_size: int) -> Data:
+    """The sizes of training examples, as `stories` or `weighted_pairs` make them."""
+    sides = [name for name in ("completion_ids", "chosen_ids", "rejected_ids") if name in dataset.column_names]
+    lengths = {name: pc.list_value_length(dataset.data.column(name)).to_pylist() for name in ("prompt_ids", *sides)}
+    prompts = [length for length in lengths["prompt_ids"] for _ in sides]
+    completions = [length for example in zip(*(lengths[side] for side in sides), strict=True) for length in example]
+    return measure_data(prompts, completions, len(sides), batch_size)
+
+
+def check_room(model: Model, train: Params, models: Models) -> None:
+    """Refuses, before anything is loaded, what cannot fit.
+
+    Raises:
+        InputError: if the weights alone need more memory than there is.
+    """
+    name, total = _memory()
+    room = _room(train, Hardware(name, total, 0.0))
+    needed = sum(memory(model, 0, share_of_weights=_share(train))[part] for part in ("weights", "adapter"))
+    if needed > room:
+        raise InputError(
+            f"models.language {models.language!r} needs {needed / _GB:.1f} GB a process for its weights alone, and {name} has "
+            f"{room / _GB:.1f}. Use a smaller model or a larger machine, or share the weights among more GPUs "
+            "(train.processes, train.sharding: fsdp2)."
+        )
+
+
+def _share(train: Params) -> float:
+    return 1 / train.processes if train.sharding == "fsdp2" else 1.0
+
+
+def _room(train: Params, machine: Hardware) -> float:
+    """Bytes for one process: a GPU is its own, the memory of the machine is shared."""
+    return machine.memory if torch.cuda.is_available() else machine.memory / train.processes
+
+
+def hardware() -> Hardware:
+    """This machine: a GPU by its data sheet, or by a product of matrices where that is not known, as on CPUs."""
+    name, total = _memory()
+    if torch.cuda.is_available():
+        return Hardware(name, total, peak(torch.cuda.get_device_name()) or _measured_speed("cuda"))
+    return Hardware(name, total, _measured_speed("cpu"))
+
+
+def _memory() -> tuple[str, int]:
+    """The name and the bytes of memory of the GPU, or of this machine."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
+    return f"{torch.get_num_threads()} CPU thread(s)", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _measured_speed(device: str) -> float:
+    """Operations a second of a bfloat16 product of matrices as a model has them; takes a fraction of a second."""
+    size = 1024 if device == "cpu" else 8192
+    a = torch.ones(size, size, dtype=torch.bfloat16, device=device)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        product = a @ a
+        # Waits for the device.
+        product[0, 0].item()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
