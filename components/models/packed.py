@@ -6,6 +6,7 @@ sequence; only the positions that predict a completion token go through the outp
 
 from __future__ import annotations
 
+import itertools
 import types
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -41,8 +42,7 @@ def pack(sequences: Sequence[tuple[Tokens, Tokens]]) -> dict[str, Any]:
     lengths = [len(prompt) + len(completion) for prompt, completion in sequences]
     ends = torch.tensor([0, *lengths]).cumsum(0)
     predictors = [
-        torch.arange(end - len(completion), end) - 1
-        for (_, completion), end in zip(sequences, ends[1:].tolist(), strict=True)
+        torch.arange(end - len(completion), end) - 1 for (_, completion), end in zip(sequences, ends[1:].tolist(), strict=True)
     ]
     return {
         "input_ids": torch.tensor([[*(token for pair in sequences for part in pair for token in part)]]),
@@ -65,13 +65,13 @@ def prepare(model: PreTrainedModel) -> None:
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = getattr(model, "get_base_model", lambda: model)()
     config = base.config.get_text_config()
     if found := [name for name in _LOGIT_SETTINGS if getattr(config, name, None) not in (None, 1.0)]:
         raise InputError(f"model {config.name_or_path!r}: {found[0]} is not supported: it changes the logits behind the head.")
     AttentionInterface.register(ATTENTION, _attention)
     # The mask lies in where the sequences begin.
-    AttentionMaskInterface.register(ATTENTION, lambda *args, **kwargs: None)
+    AttentionMaskInterface.register(ATTENTION, _no_mask)
     base.set_attn_implementation(ATTENTION)
     base.forward = types.MethodType(_forward, base)
 
@@ -86,7 +86,7 @@ def completion_logps(model: PreTrainedModel, batch: dict[str, Any]) -> torch.Ten
     Returns:
         (sequences,) float32: sums over the completion tokens.
     """
-    logps = model(**{key: value for key, value in batch.items() if key != "owners"})
+    logps: torch.Tensor = model(**{key: value for key, value in batch.items() if key != "owners"})
     sequences = len(batch["cu_seq_lens_q"]) - 1
     return torch.zeros(sequences, device=logps.device).index_add(0, batch["owners"], logps)
 
@@ -149,6 +149,10 @@ class _TokenLogps(torch.autograd.Function):
         return slopes * gradients[0][:, None].to(slopes.dtype), None, None
 
 
+def _no_mask(*_: Any, **__: Any) -> None:
+    """In place of the mask that Transformers would make."""
+
+
 def _attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -163,7 +167,14 @@ def _attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each sequence. query, key, value: (1, heads, tokens, width); result: (1, tokens, heads, width)."""
+    """Causal attention within each sequence.
+
+    Args:
+        query, key, value: (1, heads, tokens, width); the latter two may have fewer heads.
+
+    Returns:
+        (1, tokens, heads, width), as Transformers wants it.
+    """
     del attention_mask
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         raise InputError(f"{type(module).__name__}: attention with soft caps or sinks is not supported.")
@@ -173,16 +184,13 @@ def _attention(
 
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         window = (-1 if sliding_window is None else sliding_window - 1, 0)
-        out = varlen_attn(
-            *(q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q),
-            scale=scaling,
-            window_size=window,
-            enable_gqa=grouped,
-        )
+        bounds, longest = cu_seq_lens_q, max_length_q
+        out: Any = varlen_attn(
+            q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=window, enable_gqa=grouped
+        )  # fmt: skip
         return out[None], None
     parts = []
-    bounds = cu_seq_lens_q.tolist()
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in itertools.pairwise(cu_seq_lens_q.tolist()):
         q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))
         mask = None
         if sliding_window is not None and end - start > sliding_window:

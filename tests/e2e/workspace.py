@@ -30,7 +30,9 @@ SMALL = {
 
 def make(folder: Path, language: Path) -> Path:
     """The project's files in a new repository, committed, with `SMALL` parameters and the given language model."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
     for name in listed.stdout.splitlines():
         if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/", "metrics/")) and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,7 @@ def test_equals_one_by_one(tiny_model: Path) -> None:
 
 def test_sliding_windows_and_biases() -> None:
     torch.manual_seed(0)
-    shape = dict(vocab_size=300, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4)
+    shape = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     for model in (
         MistralForCausalLM(MistralConfig(**shape, num_key_value_heads=2, sliding_window=5)),
         LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=1, attention_bias=True, tie_word_embeddings=False)),
@@ -85,7 +85,7 @@ def test_sliding_windows_and_biases() -> None:
 @settings(max_examples=15, deadline=None)
 def test_any_split_into_batches_is_the_same(seed: int, parts: int) -> None:
     torch.manual_seed(3)
-    shape = dict(vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    shape = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(**shape)).requires_grad_(False)
     prepare(model)
     of = sequences(seed, 6)

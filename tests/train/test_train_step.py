@@ -57,8 +57,12 @@ def tables(tmp_path: Path) -> dict[str, Path]:
         pairs += [
             {
                 **{key: row[key] for key in ("prompt_id", "prompt", "split")},
-                **{"chosen_id": row["response_id"], "chosen": row["response"], "chosen_score": row["score"]},
-                **{"rejected_id": r["response_id"], "rejected": r["response"], "rejected_score": r["score"]},
+                "chosen_id": row["response_id"],
+                "chosen": row["response"],
+                "chosen_score": row["score"],
+                "rejected_id": r["response_id"],
+                "rejected": r["response"],
+                "rejected_score": r["score"],
             }
             for r in losers
         ]
@@ -149,7 +153,7 @@ def test_dpo_on_divpo_pairs(models: Models, tmp_path: Path) -> None:
     assert np.mean(gains) > 0
 
 
-class _Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -173,18 +177,18 @@ def test_interrupted_training_ends_with_the_same_bytes(
     def save_and_die(self: Checkpoints, args: Any, state: Any, control: Any, **_: Any) -> None:
         saved(self, args, state, control)
         if state.global_step == 3:
-            raise _Killed
+            raise KilledError
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "on_save", save_and_die)
-        with pytest.raises(_Killed):
+        with pytest.raises(KilledError):
             train(models, objective, tmp_path / "killed", often, **given)
     assert not (tmp_path / "killed").exists()
     started: list[int] = []
 
     class Watch(TrainerCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            started.append(state.global_step)
+        def on_step_begin(self, *positional: Any, **_: Any) -> None:
+            started.append(positional[1].global_step)
 
     original = Checkpoints.__init__
     monkeypatch.setattr(Checkpoints, "__init__", lambda self, minutes: original(self, minutes))

@@ -1,0 +1,249 @@
+"""DPO training of the same pairs with our packed trainer and with TRL's DPOTrainer at its best settings.
+
+TRL gets bfloat16, its fused output head, a precomputed reference and pairs that are tokenised already; ours gets what a run of
+the pipeline gets. Each trains in a process of its own, on the same pairs in the same order, and their losses must agree. Prints
+real tokens per second (padding does not count), peak memory, and the ratios, also with the reference included over 1 and 3
+epochs; exits 1 where a target is missed.
+
+    python benchmarks/train.py                                  # sample stories, SmolLM2-135M, LoRA r 16 on all linear layers
+    python benchmarks/train.py --stories stories.jsonl.gz       # your own
+    python benchmarks/train.py --shape llama-3.1-8b             # one GPU; random weights, LoRA r 128 on q and v; no network
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SHAPES: dict[str, dict[str, int]] = {
+    "llama-3.1-8b": {
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 8192,
+    }
+}
+# Speed and memory against TRL, by device.
+TARGETS = {"cpu": (3.0, 0.4), "cuda": (1.8, 1.0)}
+# Dense bfloat16 FLOP/s by the makers' data sheets.
+PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+
+
+def make_pairs(stories: Path, count: int, max_tokens: int, seed: int) -> list[dict[str, list[int]]]:
+    """Token ids of `count` random pairs of different scores, through our own ingest."""
+    from components.contracts import RESPONSES
+    from components.ingest.params import Params as Ingest
+    from components.ingest.step import run
+    from components.models.language import load_tokenizer, token_ids
+    from components.models.params import Params as Models
+    from components.weight.pairs import by_gap
+
+    models = Models(max_tokens=max_tokens)
+    with tempfile.TemporaryDirectory() as scratch:
+        responses = Path(scratch) / "responses.parquet"
+        run(ingest=Ingest(), models=models, raw=stories, responses=responses, rejects=Path(scratch) / "rejects.parquet")
+        rows = RESPONSES.read(responses).to_pylist()
+    prompts: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        prompts.setdefault(row["prompt_id"], []).append(row)
+    rng = np.random.default_rng(seed)
+    tokenizer = load_tokenizer(models)
+    pairs = []
+    for own in prompts.values():
+        for winner, loser in by_gap(np.array([row["score"] for row in own]), 5, rng):
+            prompt, chosen = token_ids(tokenizer, own[winner]["prompt"], own[winner]["response"])
+            rejected = token_ids(tokenizer, own[loser]["prompt"], own[loser]["response"])[1]
+            pairs.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
+    chosen_rows = rng.permutation(len(pairs))[:count]
+    return [pairs[row] for row in chosen_rows]
+
+
+def build_model(shape: str | None) -> Any:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    if shape is None:
+        from components.models.language import load_model
+        from components.models.params import Params as Models
+
+        return get_peft_model(load_model(Models()), LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPES[shape]), dtype=torch.bfloat16)
+    return get_peft_model(model, LoraConfig(r=128, lora_alpha=256, target_modules=["q_proj", "v_proj"]))
+
+
+def work(side: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Trains in this process; returns seconds, losses and peak memory."""
+    import torch
+    from datasets import Dataset
+    from torch.utils.data import SequentialSampler
+    from transformers import TrainerCallback
+    from trl import DPOConfig, DPOTrainer
+
+    from components.models.language import load_tokenizer
+    from components.models.packed import prepare
+    from components.models.params import Params as Models
+    from components.reference.step import _batches, _logps
+    from components.train.trainer import DiversifiedDPOTrainer
+
+    cuda = torch.cuda.is_available()
+    pairs, model = job["pairs"], build_model(job["shape"])
+    times: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            if cuda:
+                torch.cuda.synchronize()
+            times.append(-time.perf_counter())
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if cuda:
+                torch.cuda.synchronize()
+            times[-1] += time.perf_counter()
+
+    class TRL(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+        def _get_train_sampler(self, *_: Any) -> Any:
+            return SequentialSampler(self.train_dataset)
+
+    class Ours(DiversifiedDPOTrainer):
+        def _get_train_sampler(self, *_: Any) -> Any:
+            return SequentialSampler(self.train_dataset)
+
+    arguments = {
+        "per_device_train_batch_size": job["batch_size"],
+        "gradient_checkpointing": job["checkpointing"],
+        "num_train_epochs": 1,
+        "learning_rate": 1e-5,
+        "lr_scheduler_type": "constant",
+        "max_length": job["max_tokens"],
+        "bf16": True,
+        "use_cpu": not cuda,
+        "optim": "adamw_torch_fused",
+        "logging_steps": 1,
+        "report_to": [],
+        "save_strategy": "no",
+        "dataloader_pin_memory": cuda,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        if side == "trl":
+            args = DPOConfig(output_dir=folder, precompute_ref_log_probs=True, **arguments)
+            trainer: Any = TRL(
+                model, args=args, train_dataset=Dataset.from_list(pairs), processing_class=load_tokenizer(Models())
+            )
+            reference = time.perf_counter() - began
+        else:
+            prepare(model)
+            model.eval()
+            texts = {f"{i} {s}": (p["prompt_ids"], p[f"{s}_ids"]) for i, p in enumerate(pairs) for s in ("chosen", "rejected")}
+            order = sorted(texts, key=lambda name: -sum(map(len, texts[name])))
+            logps: dict[str, float] = {}
+            for names in _batches(order, texts):
+                logps |= zip(names, _logps(model, [texts[name] for name in names]), strict=True)
+            reference = time.perf_counter() - began
+            rows = [
+                {**pair, "ref_chosen_logps": logps[f"{i} chosen"], "ref_rejected_logps": logps[f"{i} rejected"], "weight": 1.0}
+                | {"chosen_id": str(i)}
+                for i, pair in enumerate(pairs)
+            ]
+            args = DPOConfig(output_dir=folder, **arguments)
+            trainer = Ours(model, args=args, train_dataset=Dataset.from_list(rows), processing_class=load_tokenizer(Models()))
+        trainer.add_callback(Clock())
+        trainer.train()
+    memory = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry and "grad_norm" in entry]
+    parameters = sum(p.numel() for p in trainer.model.parameters() if not p.requires_grad)
+    return {
+        "steps": times,
+        "reference": reference,
+        "losses": losses,
+        "gib": memory / 2**30,
+        "parameters": parameters,
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+    }
+
+
+def report(results: dict[str, dict[str, Any]], job: dict[str, Any]) -> bool:
+    """Prints the table; whether the targets are met and the losses agree."""
+    lengths = [2 * len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"]) for p in job["pairs"]]
+    tokens = int(np.sum(lengths))
+    size = job["batch_size"]
+    # The first step touches fresh memory.
+    counted = int(np.sum(lengths[size:]))
+    seconds = {side: sum(result["steps"][1:]) for side, result in results.items()}
+    epoch = {side: seconds[side] * tokens / counted for side in results}
+    print(f"\n{len(lengths)} pairs, {tokens:,} real tokens, {size} pairs a step; {results['ours']['device']}")
+    row = "{:8}{:>12}{:>14}{:>12}{:>12}{:>12}"
+    print(row.format("", "tokens/s", "reference s", "1 epoch s", "3 epochs s", "peak GiB"))
+    whole = {side: [results[side]["reference"] + n * epoch[side] for n in (1, 3)] for side in results}
+    for side, result in results.items():
+        numbers = [result["reference"], *whole[side], result["gib"]]
+        print(row.format(side, f"{counted / seconds[side]:.0f}", *(f"{number:.1f}" for number in numbers)))
+    ours, trl = results["ours"], results["trl"]
+    speed, memory = seconds["trl"] / seconds["ours"], ours["gib"] / trl["gib"]
+    ratios = [speed, trl["reference"] / ours["reference"], *(a / b for a, b in zip(whole["trl"], whole["ours"], strict=True))]
+    print(row.format("ratio", *(f"{ratio:.2f}x" for ratio in ratios), f"{memory:.2f}x"))
+    wanted_speed, wanted_memory = TARGETS["cpu" if ours["device"] == "cpu" else "cuda"]
+    print(f"targets: {wanted_speed}x tokens/s, {wanted_memory}x memory")
+    if peak := next((value for name, value in PEAKS.items() if name in ours["device"]), None):
+        # Frozen weights: 2 FLOP a parameter and token forward, 2 backward; recomputation does not count.
+        used = 4 * ours["parameters"] * counted / seconds["ours"]
+        print(f"MFU {used / peak:.1%} (4 N FLOP a token; peak {peak / 1e12:.0f} TFLOP/s)")
+    apart = float(np.max(np.abs(np.array(ours["losses"]) - np.array(trl["losses"]))))
+    print(f"largest difference of a step's loss: {apart:.4f}")
+    return speed >= wanted_speed and memory <= wanted_memory and apart < 0.02
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stories", type=Path, default=Path("data/sample/stories.jsonl"))
+    parser.add_argument("--pairs", type=int, default=24)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--max-tokens", type=int, default=1024)
+    parser.add_argument("--shape", choices=SHAPES)
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, for both")
+    parser.add_argument("--work", nargs=2, metavar=("SIDE", "FILE"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.work:
+        side, file = given.work
+        job = json.loads(Path(file).read_text(encoding="utf-8"))
+        Path(f"{file}.{side}").write_text(json.dumps(work(side, job)), encoding="utf-8")
+        return 0
+    job = {
+        "pairs": make_pairs(given.stories, given.pairs, given.max_tokens, 0),
+        "batch_size": given.batch_size,
+        "max_tokens": given.max_tokens,
+        "shape": given.shape,
+        "checkpointing": given.checkpointing,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "job.json"
+        file.write_text(json.dumps(job), encoding="utf-8")
+        results = {}
+        for side in ("trl", "ours"):
+            subprocess.run([sys.executable, __file__, "--work", side, str(file)], check=True)
+            results[side] = json.loads(Path(f"{file}.{side}").read_text(encoding="utf-8"))
+    return 0 if report(results, job) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
