@@ -8,6 +8,7 @@ epochs; exits 1 where a target is missed.
     python benchmarks/train.py                                  # sample stories, SmolLM2-135M, LoRA r 16 on all linear layers
     python benchmarks/train.py --stories stories.jsonl.gz       # your own
     python benchmarks/train.py --shape llama-3.1-8b             # one GPU; random weights, LoRA r 128 on q and v; no network
+    python benchmarks/train.py --scaling                        # ours alone, on 1, 4 and 16 times the pairs
 """
 
 from __future__ import annotations
@@ -182,9 +183,14 @@ def work(side: str, job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def real_tokens(pairs: list[dict[str, list[int]]]) -> list[int]:
+    """Tokens of each pair that are not padding: both completions, each behind the prompt."""
+    return [2 * len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"]) for p in pairs]
+
+
 def report(results: dict[str, dict[str, Any]], job: dict[str, Any]) -> bool:
     """Prints the table; whether the targets are met and the losses agree."""
-    lengths = [2 * len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"]) for p in job["pairs"]]
+    lengths = real_tokens(job["pairs"])
     tokens = int(np.sum(lengths))
     size = job["batch_size"]
     # The first step touches fresh memory.
@@ -213,6 +219,29 @@ def report(results: dict[str, dict[str, Any]], job: dict[str, Any]) -> bool:
     return speed >= wanted_speed and memory <= wanted_memory and apart < 0.02
 
 
+def run_in_process(side: str, job: dict[str, Any]) -> dict[str, Any]:
+    """`work` in a process of its own, so that its peak memory is its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "job.json"
+        file.write_text(json.dumps(job), encoding="utf-8")
+        subprocess.run([sys.executable, __file__, "--work", side, str(file)], check=True)
+        result: dict[str, Any] = json.loads(Path(f"{file}.{side}").read_text(encoding="utf-8"))
+    return result
+
+
+def scaling(job: dict[str, Any]) -> None:
+    """Prints tokens/s and peak memory for 1, 4 and 16 times the pairs: cost grows with tokens, memory does not grow."""
+    rows = []
+    for times in (1, 4, 16):
+        larger = job | {"pairs": job["pairs"] * times}
+        result = run_in_process("ours", larger)
+        counted = sum(real_tokens(larger["pairs"])[job["batch_size"] :])
+        rows.append((times, len(larger["pairs"]), counted / sum(result["steps"][1:]), result["gib"]))
+    print(f"\n{'data':>6}{'pairs':>8}{'tokens/s':>10}{'peak GiB':>10}")
+    for times, pairs, speed, gib in rows:
+        print(f"{times:>5}x{pairs:>8}{speed:>10.0f}{gib:>10.1f}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stories", type=Path, default=Path("data/sample/stories.jsonl"))
@@ -221,6 +250,7 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=1024)
     parser.add_argument("--shape", choices=SHAPES)
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, for both")
+    parser.add_argument("--scaling", action="store_true", help="ours alone, on 1, 4 and 16 times the pairs")
     parser.add_argument("--work", nargs=2, metavar=("SIDE", "FILE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
@@ -235,13 +265,10 @@ def main() -> int:
         "shape": given.shape,
         "checkpointing": given.checkpointing,
     }
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "job.json"
-        file.write_text(json.dumps(job), encoding="utf-8")
-        results = {}
-        for side in ("trl", "ours"):
-            subprocess.run([sys.executable, __file__, "--work", side, str(file)], check=True)
-            results[side] = json.loads(Path(f"{file}.{side}").read_text(encoding="utf-8"))
+    if given.scaling:
+        scaling(job)
+        return 0
+    results = {side: run_in_process(side, job) for side in ("trl", "ours")}
     return 0 if report(results, job) else 1
 
 

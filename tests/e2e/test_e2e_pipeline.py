@@ -110,3 +110,27 @@ def test_other_weights_reuse_what_they_do_not_change(folder: Path, tmp_path: Pat
     assert not changed & {*(f"artifacts/{name}" for name in kept), *(f"artifacts/models/{s}" for s in ("reward", "sft", "dpo"))}
     for stage in ("ingest", "embed", "train-sft", "train-reward", "reference"):
         assert f"Running stage '{stage}'" not in printed
+
+
+@pytest.mark.slow
+def test_another_objective_joins(folder: Path, tmp_path: Path) -> None:
+    """As the README says: added to dvc.yaml in three places, it is trained, compared and registered; the others stay."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    path = copy / "dvc.yaml"
+    text = path.read_text(encoding="utf-8")
+    for old, new in (
+        ("objective: [dpo, ddpo]", "objective: [dpo, ddpo, dorpo]"),
+        ("--system ddpo=artifacts/models/ddpo", "--system ddpo=artifacts/models/ddpo --system dorpo=artifacts/models/dorpo"),
+        ("- artifacts/models/dpo\n", "- artifacts/models/dpo\n      - artifacts/models/dorpo\n"),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    *before, register = text.partition("  register:\n")
+    assert register.count("artifacts/models/ddpo") == 2
+    path.write_text("".join(before) + register.replace("artifacts/models/ddpo", "artifacts/models/dorpo"), encoding="utf-8")
+    printed = workspace.dvc(copy, "repro")
+    assert printed.count("Running stage") == 3
+    systems = {row["system"] for row in contracts.GENERATIONS.read(copy / "artifacts" / "generations.parquet").to_pylist()}
+    assert systems == {"gold", "sft", "dpo", "ddpo", "dorpo"}
+    version = json.loads((copy / "artifacts" / "version.json").read_text(encoding="utf-8"))
+    assert version["digests"][workspace.locked(copy)["artifacts/models/dorpo"]] == "dorpo"

@@ -78,6 +78,7 @@ def dvc(folder: Path, *arguments: str) -> str:
 
 
 def locked(folder: Path) -> dict[str, str]:
-    """Digest of every output in dvc.lock, by path."""
+    """Digest of every artifact in dvc.lock, by path; metrics are none."""
     lock = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))
-    return {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]}
+    outs = [out for stage in lock["stages"].values() for out in stage["outs"]]
+    return {out["path"]: out["md5"] for out in outs if out["path"].startswith("artifacts/")}
