@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import command
+from pipelines import command, presets
 
 # Metrics of the table, with their headings and digits.
 _COLUMNS = (
@@ -27,9 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = commands.add_parser("results", help="the last run's table, the registered version, and what to open next")
     results.add_argument("--artifacts", type=Path, default=Path("artifacts"), metavar="DIR")
     command.add_to(commands)
+    presets.add_to(commands)
     arguments = parser.parse_args(argv)
     if arguments.command == "pipeline":
         return command.main(arguments)
+    if arguments.command in ("preset", "estimate"):
+        return presets.main(arguments)
     return _results(arguments.artifacts)
 
 

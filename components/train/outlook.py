@@ -31,20 +31,20 @@ def announce(model: Model, dataset: Dataset, train: Params, section: str) -> Non
     settings: Optimisation = getattr(train, section)
     machine, data = hardware(), plan_data(dataset, settings.batch_size)
     log.info("%s", describe(model, data, settings, train, machine))
-    if sum(memory(model, data.largest, share_of_weights=_share(train)).values()) > _room(train, machine):
+    if sum(memory(model, data.largest, share_of_weights=share_of_weights(train)).values()) > _room(train, machine):
         log.warning("it may run out of memory. If it does: %s", advice(settings, f"train.{section}"))
 
 
 def describe(model: Model, data: Data, settings: Optimisation, train: Params, machine: Hardware) -> str:
     """The estimate as one line for people."""
-    needed = memory(model, data.largest, share_of_weights=_share(train))
+    needed = memory(model, data.largest, share_of_weights=share_of_weights(train))
     parts = ", ".join(f"{name} {value / _GB:.1f}" for name, value in needed.items() if value >= 0.05 * _GB)
     lasts = duration(seconds(model, data, settings.epochs, machine, train.processes if torch.cuda.is_available() else 1))
     steps = -(-data.examples // (settings.batch_size * settings.accumulation * train.processes)) * settings.epochs
     return (
-        f"{data.examples:,} examples, {data.tokens:,} tokens, {settings.epochs} times, in {steps:,} steps: about {lasts}, and "
-        f"at most about {sum(needed.values()) / _GB:.1f} GB a process ({parts}); {train.processes} process(es) on {machine.name} "
-        f"with {machine.memory / _GB:.0f} GB"
+        f"{data.examples:,} examples, {data.tokens:,} tokens, {settings.epochs} times, in {steps:,} steps: about {lasts}; at "
+        f"most about {sum(needed.values()) / _GB:.1f} GB a process ({parts}); {train.processes} process(es), {machine.name}, "
+        f"{machine.memory / _GB:.0f} GB"
     )
 
 
@@ -88,7 +88,7 @@ def check_room(model: Model, train: Params, models: Models) -> None:
     """
     name, total = _memory()
     room = _room(train, Hardware(name, total, 0.0))
-    needed = sum(memory(model, 0, share_of_weights=_share(train))[part] for part in ("weights", "adapter"))
+    needed = sum(memory(model, 0, share_of_weights=share_of_weights(train))[part] for part in ("weights", "adapter"))
     if needed > room:
         raise InputError(
             f"models.language {models.language!r} needs {needed / _GB:.1f} GB a process for its weights alone, and {name} has "
@@ -97,7 +97,8 @@ def check_room(model: Model, train: Params, models: Models) -> None:
         )
 
 
-def _share(train: Params) -> float:
+def share_of_weights(train: Params) -> float:
+    """What of the frozen weights each process holds."""
     return 1 / train.processes if train.sharding == "fsdp2" else 1.0
 
 

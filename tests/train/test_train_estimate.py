@@ -141,7 +141,7 @@ def test_memory_grows_with_the_largest_batch_and_not_with_the_data(tiny_model: P
 def test_it_is_said_in_words(tiny_model: Path) -> None:
     model = plan_model(Params(), Models(language=str(tiny_model)))
     said = describe(model, Data(10, 1000, 800, 100_000, 300), Optimisation(epochs=3, batch_size=4), Params(), MACHINE)
-    assert said.startswith("10 examples, 1,000 tokens, 3 times, in 9 steps: about 0 s, and at most about 0.8 GB a process")
+    assert said.startswith("10 examples, 1,000 tokens, 3 times, in 9 steps: about 0 s; at most about 0.8 GB a process")
     assert [duration(s) for s in (5, 600, 36_000)] == ["5 s", "10 min", "10.0 h"]
 
 
