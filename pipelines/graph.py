@@ -57,7 +57,7 @@ def pipeline(cluster: Cluster) -> Any:
             evaluate_max_prompts: At most so many test prompts, chosen by hash.
             evaluate_samples: Stories per test prompt and system; at least 2.
             register_name: Name in the MLflow model registry.
-            overrides: Any parameters of params.yaml as YAML or JSON, such as {weight: {floor: 0.2}}. They win over the above.
+            overrides: Any parameters of params.yaml as YAML or JSON, such as {weight: {floor: 0.2}}; nothing set above.
         """
         last = _settle(closing(), cluster, "Close the run", accelerated=False, retried=False)
         last.set_caching_options(False)

@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.PARAMETER=VALUE", help="one parameter")
-    parser.add_argument("--overrides", default="", metavar="YAML", help="more parameters; these win over --set")
+    parser.add_argument("--overrides", default="", metavar="YAML", help="more parameters, none that --set changes")
     for task in TASKS:
         parser.add_argument(f"--{task}", type=Path, required=True, metavar="PATH", help=f"output: parameters of {task}")
     parser.add_argument("--source", type=Path, required=True, metavar="PATH", help="output: what the source is now")

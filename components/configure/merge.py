@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,9 @@ TASKS: Mapping[str, Part] = {
 def merge(settings: Sequence[str], overrides: str) -> dict[str, Any]:
     """All parameters, complete and checked: defaults, then settings, then overrides.
 
+    A form always has a value, so overrides win over a setting that is only the default; over any other they would silently
+    undo what somebody set.
+
     Args:
         settings: each `section.parameter=value`; the value is taken as it stands, up to the end.
         overrides: sections in YAML or JSON, or nothing but white space.
@@ -56,20 +60,38 @@ def merge(settings: Sequence[str], overrides: str) -> dict[str, Any]:
     Raises:
         ParameterError: naming all mistakes.
     """
-    document: dict[str, Any] = {name: {} for name in SECTIONS}
+    form: dict[str, Any] = {name: {} for name in SECTIONS}
+    paths = []
     for setting in settings:
         path, separator, value = setting.partition("=")
         if not separator:
             raise ParameterError(f"--set {setting}: expected SECTION.PARAMETER=VALUE.")
         *sections, key = path.split(".")
-        place = document
+        place = form
         for section in sections:
             place = place.setdefault(section, {})
         place[key] = value
+        paths.append(path)
+    document = copy.deepcopy(form)
     if overrides.strip():
         _lay_over(document, parse(overrides, "overrides"))
+    merged, asked, default = _complete(document), _complete(form), _complete({name: {} for name in SECTIONS})
+    if undone := [p for p in paths if _at(default, p) != _at(asked, p) != _at(merged, p)]:
+        told = [f"{path}: {_at(asked, path)!r} in the form, {_at(merged, path)!r} in overrides" for path in undone]
+        raise ParameterError("\n  ".join([f"parameters: {len(undone)} set twice:", *told]))
+    return merged
+
+
+def _complete(document: Mapping[str, Any]) -> dict[str, Any]:
     checked = check(document, "parameters")
     return {name: checked[name].model_dump(mode="json") for name in SECTIONS}
+
+
+def _at(document: Mapping[str, Any], path: str) -> Any:
+    value: Any = document
+    for key in path.split("."):
+        value = value[key]
+    return value
 
 
 def part(document: Mapping[str, Any], of: Part) -> str:

@@ -50,11 +50,17 @@ def test_another_learning_rate_leaves_what_does_not_depend_on_it() -> None:
     assert {name for name, of in TASKS.items() if part(before, of) != part(after, of)} == {"embed", "evaluate"}
 
 
-def test_overrides_win_and_all_mistakes_are_told_at_once() -> None:
-    assert (
-        merge(["weight.floor=0.1", "weight.gap=3"], "weight: {floor: 0.5}")["weight"] | {"floor": 0.5, "gap": 3.0}
-        == merge(["weight.floor=0.1", "weight.gap=3"], "weight: {floor: 0.5}")["weight"]
-    )
+def test_overrides_win_over_defaults_and_undo_nothing() -> None:
+    merged = merge(["weight.floor=0.0", "weight.gap=3", "train.sft.epochs=2"], "weight: {floor: 0.5, gap: 3.0}")
+    assert (merged["weight"]["floor"], merged["weight"]["gap"], merged["train"]["sft"]["epochs"]) == (0.5, 3.0, 2)
+    with pytest.raises(ParameterError) as error:
+        merge(["weight.floor=0.1", "weight.gap=3"], "weight: {floor: 0.5, gap: 4}")
+    assert "weight.floor: 0.1 in the form, 0.5 in overrides" in str(error.value) and "weight.gap" in str(error.value)
+    with pytest.raises(ParameterError, match=r"weight\.deviation"):
+        merge(["weight.deviation=stile"], "weight: {deviation: both}")
+
+
+def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(ParameterError) as error:
         merge(["weight.flor=0.1", "train.sft.epochs=0"], "{embed: {chunk: -1}}")
     told = str(error.value)
@@ -67,7 +73,7 @@ def test_overrides_win_and_all_mistakes_are_told_at_once() -> None:
         (["--set=weight.deviation=stile"], 2, "weight.deviation"),
         (["--set=weight"], 2, "expected SECTION.PARAMETER=VALUE"),
         (["--overrides=[1]"], 2, "overrides: expected a mapping"),
-        (["--overrides={models: {language: nowhere}}"], 1, "model 'nowhere': no such folder"),
+        (["--set=models.language=nowhere"], 1, "model 'nowhere': no such folder"),
         (["--set=ingest.source=nothing.csv"], 1, "nothing.csv: no such file"),
     ],
 )
