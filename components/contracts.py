@@ -284,7 +284,7 @@ PAIRS = Table(
 )
 REFERENCE = Table(
     "reference",
-    "Log-probabilities of the pairs under the reference (SFT) model, in the order of `pairs`.",
+    "Log-probabilities under the reference (SFT) model, in the order of `pairs`, of those that it can read as a whole.",
     (
         Column("chosen_id", _TEXT, "see pairs"),
         Column("rejected_id", _TEXT, "see pairs"),
