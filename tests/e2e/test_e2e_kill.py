@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
 import shutil
 import signal
+import struct
 import subprocess
+import termios
 from pathlib import Path
 
 import pytest
 
 from tests.e2e import workspace
 
-# Where each stage is killed: at the first sign of life of its own work.
+# Where each stage is killed: at the first sign of its own work, which for a training is a finished step.
+BAR, STEP = r"\d%\|", r"[1-9]\d*/\d+ \["
 SIGNS = {
-    "ingest": "write responses",
-    "validate": r"validate",
-    "embed": r"embed",
-    "weight": r"weight",
-    "validate-weights": r"validate",
-    "train-reward": r"[1-9]\d*/\d+ \[",
-    "train-sft": r"[1-9]\d*/\d+ \[",
-    "reference": r"reference",
-    "train@dpo": r"[1-9]\d*/\d+ \[",
-    "train@ddpo": r"[1-9]\d*/\d+ \[",
-    "evaluate": r"[1-9]\d*/\d+ \[",
-    "register": r"register",
+    "ingest": BAR,
+    "validate": BAR,
+    "embed": BAR,
+    "weight": BAR,
+    "validate-weights": BAR,
+    "train-reward": STEP,
+    "train-sft": STEP,
+    "reference": BAR,
+    "train@dpo": STEP,
+    "train@ddpo": STEP,
+    "evaluate": BAR,
+    "register": r"polyphony version",
 }
 
 
@@ -42,6 +46,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path
 def run_and_kill(folder: Path, stage: str) -> bool:
     """Starts the stage and kills DVC and the step when its output shows the sign; whether that came before the end."""
     ours, theirs = pty.openpty()
+    # On a terminal without columns no bar is drawn.
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
     process = subprocess.Popen(
         ["dvc", "repro", "--force", "--single-item", stage],
         cwd=folder, env=workspace.environment(), stdout=theirs, stderr=theirs, start_new_session=True,
