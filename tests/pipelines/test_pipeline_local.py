@@ -48,7 +48,7 @@ def test_the_same_digests_as_with_dvc(tmp_path: Path, tiny_model: Path) -> None:
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     (made,) = (folder / "runs").iterdir()
     found = {path: digest(made / place) for path, place in SAME.items()}
-    assert (made / "validate" / "data_docs").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert (made / "validate" / "data_docs").read_text(encoding="utf-8").startswith("<!doctype html>")
     told = json.loads((made / "ingest" / "executor_output.json").read_text(encoding="utf-8"))["artifacts"]
     assert told["metrics"]["artifacts"][0]["metadata"]["responses"] == 24
     assert told["responses"]["artifacts"][0]["metadata"]["digest"] == found["artifacts/responses.parquet"]
