@@ -203,6 +203,22 @@ def test_what_is_missing_is_named(models: Models, tables: dict[str, Path], tmp_p
         train(models, "ddpo", tmp_path / "model", **tables)
 
 
+def test_a_pair_whose_loss_is_not_finite_is_named(models: Models, inputs: dict[str, Path], tmp_path: Path) -> None:
+    table, made_by = REFERENCE.read(inputs["reference"]), REFERENCE.metadata(inputs["reference"])
+    rows, trained = (
+        table.to_pylist(),
+        {p["chosen_id"] for p in PAIRS.read(inputs["pairs"]).to_pylist() if p["split"] == "train"},
+    )
+    bad = next(row for row in rows if row["chosen_id"] in trained)
+    bad["chosen_logp"] = float("nan")
+    REFERENCE.write(tmp_path / "bad.parquet", rows, metadata=made_by)
+    params = PARAMS.model_copy(update={"preference": Preference(batch_size=1, accumulation=4)})
+    with pytest.raises(InputError, match=rf"is not finite .*Examples: {bad['chosen_id']}/{bad['rejected_id']} \(all in"):
+        train(models, "dpo", tmp_path / "model", params, **{**inputs, "reference": tmp_path / "bad.parquet"})
+    assert not (tmp_path / "model").exists()
+    assert len(list(Path(".work/train").glob("*/not-finite-0.json"))) == 1
+
+
 def test_a_reference_of_other_pairs_is_refused(models: Models, inputs: dict[str, Path], tmp_path: Path) -> None:
     rows, made_by = REFERENCE.read(inputs["reference"]), REFERENCE.metadata(inputs["reference"])
     last = PAIRS.read(inputs["pairs"]).to_pylist()[-1]

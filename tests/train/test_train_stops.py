@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import random
 import re
 import signal
 import subprocess
@@ -88,6 +89,31 @@ def test_told_to_stop_it_saves_leaves_and_goes_on(
     assert f"going on from {latest}" in caplog.messages
     assert not work.exists()
     assert again(Path("whole")) == continued
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_with_the_same_bytes(
+    responses: Path, tiny_model: Path, write_params: Callable[..., Path]
+) -> None:
+    """SIGKILL at three moments by chance; with a checkpoint after every step, most of them fall into the writing of one."""
+    sections = {
+        "models": {"language": str(tiny_model), "max_tokens": 256},
+        "train": {"sft": {"epochs": 20, "batch_size": 4}, "lora": {"r": 4}, "checkpoint_minutes": 1e-9},
+    }
+    params = str(write_params(**sections))
+    call = ["-m", "components.train", "--params", params, "--objective", "sft", "--responses", str(responses), "--model"]
+    for step in sorted(random.Random(0).sample(range(2, 70), 3)):
+        # Bars skip numbers, so at this step or a later one.
+        later = "|".join(str(number) for number in range(step, 80))
+        status, printed = until([*call, "model"], rf"\b({later})/80 \[", signal.SIGKILL)
+        assert status == -signal.SIGKILL, printed
+        assert not Path("model").exists()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for model in ("model", "whole"):
+        done = subprocess.run([sys.executable, *call, model], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert ("going on from" in done.stderr) == (model == "model")
+    assert digest(Path("model")) == digest(Path("whole"))
 
 
 def runs() -> list[Any]:
