@@ -70,7 +70,8 @@ def run(*, register: Params, models: Models, model: Path, evaluation: Path, vers
         "version": int(registered.version),
         "status": _status(verdict),
         "reasons": verdict.reasons,
-        "alias": registered.aliases,
+        # A server answers with a type of its own, which JSON does not know.
+        "alias": list(registered.aliases),
         # A name may stand for several artifacts, such as the two validations.
         "digests": {item.digest: item.name for item in lineage.walk()},
         "gate": [

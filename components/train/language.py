@@ -70,6 +70,9 @@ def train_language(
     )
     fit(trainer, train, section)
     metrics = _metrics(trainer, examples)
+    # A set has no order, and would give the same adapter other bytes in another process.
+    config: Any = adapter.peft_config["default"]
+    config.target_modules = sorted(config.target_modules)
     adapter.save_pretrained(str(folder), safe_serialization=True, is_main_process=trainer.is_world_process_zero())
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(folder)
@@ -103,7 +106,7 @@ def _arguments(train: Params, models: Models, settings: Optimisation, work: Path
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulation,
         gradient_checkpointing=False,
-        bf16=models.dtype == "bfloat16",
+        bf16=models.dtype != "float32",
         use_cpu=not torch.cuda.is_available(),
         seed=train.seed,
         optim="adamw_torch_fused",
