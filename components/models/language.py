@@ -13,6 +13,7 @@ from components.models.params import Params
 from components.models.resolve import resolve, trusted
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -141,7 +142,7 @@ def skeleton(models: Params) -> PreTrainedModel:
 
     trust = trusted(models.language, models.remote_code)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(_config(models), dtype=getattr(torch, models.dtype), trust_remote_code=trust)
+        return AutoModelForCausalLM.from_config(_config(models), dtype=_torch_dtype(models), trust_remote_code=trust)
 
 
 def load_model(
@@ -164,13 +165,51 @@ def load_model(
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=getattr(torch, models.dtype),
+            dtype=_torch_dtype(models),
             use_safetensors=True,
             trust_remote_code=trusted(models.language, models.remote_code),
+            **(
+                {"quantization_config": four_bits(), "device_map": {"": torch.cuda.current_device()}}
+                if models.dtype == "nf4"
+                else {}
+            ),
         )
     except (OSError, ValueError) as error:
         raise InputError(f"model {models.language!r}: no model can be loaded from {folder}: {error}") from error
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if models.dtype != "nf4":
+        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return model
+
+
+def _torch_dtype(models: Params) -> torch.dtype:
+    """What is computed in; also, with 4 bits, what the layers are kept in that are not linear."""
+    import torch
+
+    return torch.float32 if models.dtype == "float32" else torch.bfloat16
+
+
+def four_bits() -> Any:
+    """QLoRA's storage of the linear layers (Dettmers et al. 2023, arXiv 2305.14314): NormalFloat, scales quantised too.
+
+    The output head stays as it is.
+
+    Raises:
+        InputError: if there is no GPU or no bitsandbytes.
+    """
+    import importlib.util
+
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    missing = [] if torch.cuda.is_available() else ["a GPU"]
+    missing += [] if importlib.util.find_spec("bitsandbytes") else ["bitsandbytes (pip install bitsandbytes)"]
+    if missing:
+        raise InputError(f"models.dtype: nf4 needs {' and '.join(missing)}, not found here. Use bfloat16.")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )

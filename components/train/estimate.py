@@ -14,6 +14,8 @@ from components.train.throughput import Shape, shape_of
 UTILISATION = 0.4
 # Positions whose logits are held at once, see components/models/packed.py.
 _CHUNK = 512
+# What activations take beyond what is kept of them: short-lived copies, gaps between them. Measured on a CPU.
+_SLACK = 1.5
 # What a process holds besides, in bytes: Python, the libraries, the context of a GPU.
 _BESIDES = 0.8e9
 
@@ -24,14 +26,16 @@ class Model:
 
     Attributes:
         weights: numbers in the frozen model.
+        stored: bytes that they take.
         trained: numbers in the adapter.
-        dtype: bytes of a frozen number.
+        dtype: bytes of a number computed.
         width, vocabulary, layers: of the decoder.
         kept: bytes that one token leaves behind in one layer for the backward pass.
         shape: what determines the operations.
     """
 
     weights: int
+    stored: float
     trained: int
     dtype: int
     width: int
@@ -67,8 +71,11 @@ class Hardware:
     speed: float
 
 
-def measure_model(model: Any) -> Model:
+def measure_model(model: Any, *, four_bits: bool = False) -> Model:
     """The costs of a PEFT model with LoRA; its weights may be on the meta device.
+
+    Args:
+        four_bits: whether the linear layers of its decoder will be kept in 4 bits, and 0.127 for their scales.
 
     What a token leaves behind in a layer, in bytes, with bfloat16 (d: 2 bytes) and width h, feed-forward f, keys k: two norms
     keep their input in float32 twice (16 h less what they share: 8 h); attention keeps queries and output, keys and values
@@ -83,15 +90,17 @@ def measure_model(model: Any) -> Model:
     keys = head * (getattr(config, "num_key_value_heads", None) or heads)
     adapters = [module for name, module in model.named_modules() if name.endswith(("lora_A.default", "lora_B.default"))]
     kept = 8 * config.hidden_size + 2 * dtype * (heads * head + keys) + 3 * dtype * config.intermediate_size
+    weights, shape = sum(p.numel() for p in model.parameters()) - trained, shape_of(model)
     return Model(
-        weights=sum(p.numel() for p in model.parameters()) - trained,
+        weights=weights,
+        stored=dtype * (weights - shape.frozen) + 4.127 / 8 * shape.frozen if four_bits else dtype * weights,
         trained=trained,
         dtype=dtype,
         width=config.hidden_size,
         vocabulary=config.vocab_size,
         layers=config.num_hidden_layers,
         kept=kept + dtype * sum(module.in_features for module in adapters) // config.num_hidden_layers,
-        shape=shape_of(model),
+        shape=shape,
     )
 
 
@@ -103,12 +112,12 @@ def memory(model: Model, largest: int, *, share_of_weights: float = 1.0) -> dict
         share_of_weights: of the frozen weights that the process holds; less than 1 where they are sharded.
     """
     # One layer's more for what the backward pass computes on its way, and the log-probabilities' slopes.
-    activations = largest * (model.kept * (model.layers + 1) + 4 * model.dtype * model.width)
+    activations = _SLACK * largest * (model.kept * (model.layers + 1) + 4 * model.dtype * model.width)
     return {
-        "weights": model.weights * model.dtype * share_of_weights,
+        "weights": model.stored * share_of_weights,
         # Weight, gradient and the two moments of Adam, in float32.
         "adapter": 16.0 * model.trained,
-        "activations": float(activations),
+        "activations": activations,
         # Logits, their float32 shares and one product under way.
         "head": float(min(largest, _CHUNK) * model.vocabulary * (2 * model.dtype + 4)),
         "besides": _BESIDES,

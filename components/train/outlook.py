@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from components.contracts import InputError
-from components.models.language import skeleton
+from components.models.language import four_bits, skeleton
 from components.models.params import Params as Models
 from components.train.estimate import Data, Hardware, Model, duration, measure_data, measure_model, memory, seconds
 from components.train.fit import advice
@@ -56,7 +56,7 @@ def plan_model(train: Params, models: Models) -> Model:
             adapted = get_peft_model(skeleton(models), lora(train))
     except ValueError as error:
         raise InputError(f"train.lora.target_modules: {', '.join(targets)} do not fit {models.language!r}: {error}") from error
-    return measure_model(adapted)
+    return measure_model(adapted, four_bits=models.dtype == "nf4")
 
 
 def lora(train: Params) -> LoraConfig:
@@ -84,8 +84,12 @@ def check_room(model: Model, train: Params, models: Models) -> None:
     """Refuses, before anything is loaded, what cannot fit.
 
     Raises:
-        InputError: if the weights alone need more memory than there is.
+        InputError: if the weights alone need more memory than there is, or cannot be kept in 4 bits.
     """
+    if models.dtype == "nf4":
+        four_bits()
+        if train.sharding == "fsdp2":
+            raise InputError("models.dtype: nf4 cannot be sharded. Use train.sharding: ddp, or models.dtype: bfloat16.")
     name, total = _memory()
     room = _room(train, Hardware(name, total, 0.0))
     needed = sum(memory(model, 0, share_of_weights=share_of_weights(train))[part] for part in ("weights", "adapter"))

@@ -160,6 +160,18 @@ def test_a_model_that_cannot_fit_is_refused(tiny_model: Path, monkeypatch: pytes
     check_room(plan_model(Params(), Models(language=str(tiny_model))), Params(), models)
 
 
+def test_four_bits(tiny_model: Path) -> None:
+    """A quarter of the linear layers, and a little for scales; refused, before anything is loaded, where it cannot be."""
+    models = Models(language=str(tiny_model), dtype="nf4")
+    few, all_bits = plan_model(Params(), models), plan_model(Params(), Models(language=str(tiny_model)))
+    assert all_bits.stored - few.stored == pytest.approx(few.shape.frozen * (2 - 4.127 / 8))
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="nf4 needs a GPU"):
+            check_room(few, Params(), models)
+        with pytest.raises(InputError, match="nf4 needs a GPU"):
+            load_model(models)
+
+
 def test_layers_that_do_not_exist(tiny_model: Path) -> None:
     with pytest.raises(InputError, match="nothing do not fit"):
         plan_model(Params(lora=Lora(target_modules=("nothing",))), Models(language=str(tiny_model)))
