@@ -3,7 +3,8 @@
 Engines call it as people do. Kubeflow adds `--executor-input`, from which it learns metrics and digests of the outputs.
 
 Exit status: 0 done; 1 the input is at fault; 2 the call or the parameters are at fault; 130 interrupted; 143 told to stop
-(SIGTERM), which an engine should retry: the same command goes on. Heavy imports wait until the arguments and the parameters have been checked.
+(SIGTERM), which an engine should retry: the same command goes on. Heavy imports wait until the arguments and the parameters
+have been checked.
 """
 
 from __future__ import annotations
