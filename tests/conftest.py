@@ -134,3 +134,13 @@ def write_params(tmp_path: Path, store: Path) -> Callable[..., Path]:  # noqa: A
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A workspace in which DVC has run the whole graph once; who changes it copies it first."""
+    from tests.e2e import workspace
+
+    folder = workspace.make(tmp_path_factory.mktemp("finished"), tiny_model)
+    workspace.dvc(folder, "repro")
+    return folder

@@ -36,13 +36,6 @@ SIGNS = {
 }
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    made = workspace.make(tmp_path_factory.mktemp("workspace"), tiny_model)
-    workspace.dvc(made, "repro")
-    return made
-
-
 def run_and_kill(folder: Path, stage: str) -> bool:
     """Starts the stage and kills DVC and the step when its output shows the sign; whether that came before the end."""
     ours, theirs = pty.openpty()

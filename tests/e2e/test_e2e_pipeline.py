@@ -26,85 +26,77 @@ TABLES = {
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """A workspace in which everything has run once."""
-    made = workspace.make(tmp_path_factory.mktemp("workspace"), tiny_model)
-    workspace.dvc(made, "repro")
-    return made
-
-
 @pytest.fixture
-def store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+def store(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.MlflowClient]:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{finished}/mlflow.db")
     previous = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{finished}/mlflow.db")
     yield mlflow.MlflowClient()
     mlflow.set_tracking_uri(previous)
 
 
-def test_every_artifact_keeps_its_contract(folder: Path) -> None:
+def test_every_artifact_keeps_its_contract(finished: Path) -> None:
     for name, table in TABLES.items():
-        rows = table.read(folder / "artifacts" / f"{name}.parquet")
+        rows = table.read(finished / "artifacts" / f"{name}.parquet")
         assert rows.num_rows > 0
         for column in table.columns:
             assert column.nullable or rows.column(column.name).null_count == 0
-    rejects = contracts.REJECTS.read(folder / "artifacts" / "rejects.parquet").to_pylist()
+    rejects = contracts.REJECTS.read(finished / "artifacts" / "rejects.parquet").to_pylist()
     assert sorted((row["row"], row["reason"]) for row in rejects) == [(25, "malformed"), (26, "no_response")]
-    assert json.loads((folder / "metrics" / "ingest.json").read_text(encoding="utf-8"))["responses"] == 24
+    assert json.loads((finished / "metrics" / "ingest.json").read_text(encoding="utf-8"))["responses"] == 24
     for system in ("reward", "sft", "dpo", "ddpo"):
-        model = folder / "artifacts" / "models" / system
+        model = finished / "artifacts" / "models" / system
         assert {"adapter_config.json", "adapter_model.safetensors", "training.json"} <= {p.name for p in model.iterdir()}
         assert not [p for p in model.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".pkl"}]
-    systems = {row["system"] for row in contracts.GENERATIONS.read(folder / "artifacts" / "generations.parquet").to_pylist()}
+    systems = {row["system"] for row in contracts.GENERATIONS.read(finished / "artifacts" / "generations.parquet").to_pylist()}
     assert systems == {"gold", "sft", "dpo", "ddpo"}
-    assert not list((folder / ".work").rglob("*.*"))
+    assert not list((finished / ".work").rglob("*.*"))
 
 
-def test_digests_are_dvcs_and_lead_back_to_the_raw_data(folder: Path, store: mlflow.MlflowClient) -> None:
-    lock = workspace.locked(folder)
+def test_digests_are_dvcs_and_lead_back_to_the_raw_data(finished: Path, store: mlflow.MlflowClient) -> None:
+    lock = workspace.locked(finished)
     for path, value in lock.items():
-        assert digest(folder / path) == value
-    version = json.loads((folder / "artifacts" / "version.json").read_text(encoding="utf-8"))
+        assert digest(finished / path) == value
+    version = json.loads((finished / "artifacts" / "version.json").read_text(encoding="utf-8"))
     registered = store.get_model_version(version["name"], str(version["version"]))
-    assert registered.tags["data.digest"] == digest(folder / "stories.jsonl")
+    assert registered.tags["data.digest"] == digest(finished / "stories.jsonl")
     assert registered.tags["model.digest"] == lock["artifacts/models/ddpo"]
     origin = trace("evaluation", registered.tags["evaluation.digest"])
     walked = {item.digest for item in origin.walk()}
     aside = {"artifacts/rejects.parquet", "artifacts/weight_report", "artifacts/generations.parquet", "artifacts/version.json"}
     assert {value for path, value in lock.items() if path not in aside} <= walked
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=finished, capture_output=True, text=True).stdout.strip()
     assert {item.commit for item in origin.walk() if item.run_id} == {commit}
     assert {item.dirty for item in origin.walk() if item.run_id} == {"false"}
 
 
-def test_the_verdict_is_on_the_version(folder: Path, store: mlflow.MlflowClient) -> None:
-    version = json.loads((folder / "artifacts" / "version.json").read_text(encoding="utf-8"))
+def test_the_verdict_is_on_the_version(finished: Path, store: mlflow.MlflowClient) -> None:
+    version = json.loads((finished / "artifacts" / "version.json").read_text(encoding="utf-8"))
     registered = store.get_model_version(version["name"], str(version["version"]))
     assert registered.tags["validation_status"] == version["status"] in {"candidate", "rejected"}
     assert registered.tags["gate.reasons"] == version["reasons"] != ""
     assert ("candidate" in registered.aliases) == (version["status"] == "candidate")
 
 
-def test_a_second_run_does_nothing(folder: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (folder / "artifacts").rglob("*")}
-    assert "Data and pipelines are up to date" in workspace.dvc(folder, "repro")
-    assert before == {path: path.stat().st_mtime_ns for path in (folder / "artifacts").rglob("*")}
+def test_a_second_run_does_nothing(finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (finished / "artifacts").rglob("*")}
+    assert "Data and pipelines are up to date" in workspace.dvc(finished, "repro")
+    assert before == {path: path.stat().st_mtime_ns for path in (finished / "artifacts").rglob("*")}
 
 
-def test_results_are_shown(folder: Path) -> None:
-    shown = subprocess.run(["polyphony", "results"], cwd=folder, env=workspace.environment(), capture_output=True, text=True)
+def test_results_are_shown(finished: Path) -> None:
+    shown = subprocess.run(["polyphony", "results"], cwd=finished, env=workspace.environment(), capture_output=True, text=True)
     assert shown.returncode == 0
     for word in ("gold", "sft", "dpo", "ddpo", "semantic diversity", "Registered: polyphony version 1", "report.html"):
         assert word in shown.stdout
 
 
-def test_other_weights_reuse_what_they_do_not_change(folder: Path, tmp_path: Path) -> None:
+def test_other_weights_reuse_what_they_do_not_change(finished: Path, tmp_path: Path) -> None:
     """A floor changes deviations and what is trained with them; pairs, reference, SFT, reward and DPO stay."""
-    copy = shutil.copytree(folder, tmp_path / "copy")
+    copy = shutil.copytree(finished, tmp_path / "copy")
     workspace.set_params(copy, **{"weight.floor": 0.3})
     printed = workspace.dvc(copy, "repro")
-    changed = {path for path, value in workspace.locked(copy).items() if workspace.locked(folder)[path] != value}
+    changed = {path for path, value in workspace.locked(copy).items() if workspace.locked(finished)[path] != value}
     assert "artifacts/deviations.parquet" in changed and "artifacts/models/ddpo" in changed
     kept = {"responses.parquet", "embeddings.parquet", "pairs.parquet", "reference.parquet"}
     assert not changed & {*(f"artifacts/{name}" for name in kept), *(f"artifacts/models/{s}" for s in ("reward", "sft", "dpo"))}
@@ -113,9 +105,9 @@ def test_other_weights_reuse_what_they_do_not_change(folder: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_another_objective_joins(folder: Path, tmp_path: Path) -> None:
+def test_another_objective_joins(finished: Path, tmp_path: Path) -> None:
     """As the README says: added to dvc.yaml in three places, it is trained, compared and registered; the others stay."""
-    copy = shutil.copytree(folder, tmp_path / "copy")
+    copy = shutil.copytree(finished, tmp_path / "copy")
     path = copy / "dvc.yaml"
     text = path.read_text(encoding="utf-8")
     for old, new in (
