@@ -76,7 +76,7 @@ class Retries(Section):
 class Cluster(Section):
     """A cluster on which the pipeline runs."""
 
-    host: str = Field("", description="address of the Kubeflow Pipelines API, for `submit`, `schedule` and `versions`")
+    host: str = Field("", description="address of the Kubeflow Pipelines API; a token for it is read from KFP_TOKEN")
     namespace: str = Field("", description="namespace of the runs, where the cluster keeps them apart")
     service_account: str = Field("", description="service account of the runs; empty for the cluster's own")
     images: Images = Images()
