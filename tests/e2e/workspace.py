@@ -77,8 +77,8 @@ def dvc(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def locked(folder: Path) -> dict[str, str]:
-    """Digest of every artifact in dvc.lock, by path; metrics are none."""
-    lock = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))
-    outs = [out for stage in lock["stages"].values() for out in stage["outs"]]
+def locked(folder: Path, stage: str | None = None) -> dict[str, str]:
+    """Digest of every artifact in dvc.lock, or of one stage's, by path; metrics are none."""
+    stages = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    outs = [out for name, entry in stages.items() if stage in (None, name) for out in entry["outs"]]
     return {out["path"]: out["md5"] for out in outs if out["path"].startswith("artifacts/")}
