@@ -73,6 +73,8 @@ def train_language(
     # A set has no order, and would give the same adapter other bytes in another process.
     config: Any = adapter.peft_config["default"]
     config.target_modules = sorted(config.target_modules)
+    # By name: the folder that it was loaded from is this machine's own.
+    config.base_model_name_or_path = models.language
     adapter.save_pretrained(str(folder), safe_serialization=True, is_main_process=trainer.is_world_process_zero())
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(folder)

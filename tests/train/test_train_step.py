@@ -96,6 +96,8 @@ def test_from_stories_to_a_preference_model(models: Models, inputs: dict[str, Pa
     # PEFT keeps these in a set, whose order differs between processes.
     assert json.loads((tmp_path / "ddpo" / "adapter_config.json").read_text())["target_modules"] == ["q_proj", "v_proj"]
     files = {path.suffix for path in (tmp_path / "ddpo").iterdir()}
+    config = json.loads((tmp_path / "ddpo" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == models.language
     assert ".safetensors" in files and not files & {".bin", ".pt", ".pth", ".pkl"}
     assert not list(Path(".work/train").glob("*"))
     from components.models.language import load_model
