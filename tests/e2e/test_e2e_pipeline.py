@@ -91,6 +91,7 @@ def test_results_are_shown(finished: Path) -> None:
         assert word in shown.stdout
 
 
+@pytest.mark.slow
 def test_other_weights_reuse_what_they_do_not_change(finished: Path, tmp_path: Path) -> None:
     """A floor changes deviations and what is trained with them; pairs, reference, SFT, reward and DPO stay."""
     copy = shutil.copytree(finished, tmp_path / "copy")
