@@ -178,6 +178,8 @@ def load_model(
         raise InputError(f"model {models.language!r}: no model can be loaded from {folder}: {error}") from error
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        # An adapter names its base model as the parameters do; whenever PEFT saves it, it looks there, or asks the hub.
+        model.peft_config["default"].base_model_name_or_path = str(folder)
     if models.dtype != "nf4":
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return model

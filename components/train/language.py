@@ -75,7 +75,10 @@ def train_language(
     config.target_modules = sorted(config.target_modules)
     # By name: the folder that it was loaded from is this machine's own.
     config.base_model_name_or_path = models.language
-    adapter.save_pretrained(str(folder), safe_serialization=True, is_main_process=trainer.is_world_process_zero())
+    # Embeddings are never trained; told to find out, PEFT would ask the hub for the base model.
+    adapter.save_pretrained(
+        str(folder), safe_serialization=True, save_embedding_layers=False, is_main_process=trainer.is_world_process_zero()
+    )
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(folder)
         record = {"objective": objective, "metrics": metrics, "parameters": settings.model_dump()}

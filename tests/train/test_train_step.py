@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from components.contracts import DEVIATIONS, EMBEDDINGS, PAIRS, REFERENCE, RESPONSES, InputError
 from components.lineage import digest
 from components.models.params import Params as Models
+from components.models.resolve import PACKAGES
 from components.reference.step import run as refer
 from components.train.checkpoints import Checkpoints
 from components.train.params import Lora, Orpo, Params, Preference, Sft
@@ -103,6 +104,24 @@ def test_from_stories_to_a_preference_model(models: Models, inputs: dict[str, Pa
     from components.models.language import load_model
 
     assert isinstance(load_model(models, tmp_path / "ddpo"), PeftModel)
+
+
+@pytest.mark.filterwarnings("error:Unable to fetch remote file", "error:Could not find a config file")
+def test_a_base_model_by_name_is_not_asked_for_at_the_hub(
+    models: Models, inputs: dict[str, Path], responses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by checkpoints nor at the end, for a name that is no folder and no hub id."""
+    monkeypatch.setitem(PACKAGES, "packaged", ("none", "."))
+    monkeypatch.setattr("components.models.resolve._from_package", lambda _: Path(models.language))
+    named = models.model_copy(update={"language": "packaged"})
+    often = PARAMS.model_copy(update={"checkpoint_minutes": 1e-9})
+    train(named, "sft", tmp_path / "sft-named", often, responses=responses)
+    reference = tmp_path / "reference-named.parquet"
+    refer(models=named, pairs=inputs["pairs"], sft=tmp_path / "sft-named", reference=reference)
+    given = inputs | {"sft": tmp_path / "sft-named", "reference": reference}
+    train(named, "ddpo", tmp_path / "ddpo", often, **given)
+    config = json.loads((tmp_path / "ddpo" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == "packaged"
 
 
 def test_a_policy_that_has_not_moved_has_no_rewards(models: Models, inputs: dict[str, Path], tmp_path: Path) -> None:
