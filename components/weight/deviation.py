@@ -5,6 +5,8 @@ Rows are responses, sorted so that those of a prompt stand together; `starts` ho
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
@@ -41,13 +43,17 @@ def mean_distances(embeddings: NDArray[np.float32], starts: Ints) -> Floats:
     rows = len(embeddings)
     counts = sizes(starts, rows)
     similarity = np.empty(rows)
-    first = 0
-    while first < len(starts):
-        begin = int(starts[first])
-        last = max(first + 1, int(np.searchsorted(starts, begin + _CHUNK)))
-        end = int(starts[last]) if last < len(starts) else rows
+
+    def work(first: int, last: int) -> None:
+        begin, end = int(starts[first]), int(starts[last]) if last < len(starts) else rows
         _sum_similarities(embeddings[begin:end], starts[first:last] - begin, counts[first:last], similarity[begin:end])
-        first = last
+
+    bounds = [0]
+    while bounds[-1] < len(starts):
+        bounds.append(max(bounds[-1] + 1, int(np.searchsorted(starts, starts[bounds[-1]] + _CHUNK))))
+    # Chunks write to places of their own, and NumPy lets go of the interpreter while it computes.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(work, bounds[:-1], bounds[1:]))
     n = np.repeat(counts, counts)
     with np.errstate(invalid="ignore", divide="ignore"):
         distance = np.clip((n - similarity) / (n - 1), 0.0, 2.0)
