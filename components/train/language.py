@@ -16,6 +16,7 @@ from components.lineage import digest
 from components.models.language import context_length, identity, load_model, load_tokenizer
 from components.models.params import Params as Models
 from components.train import trainer as trainers
+from components.train.artifact import save_adapter
 from components.train.examples import Examples, require_made_by, stories, weighted_pairs
 from components.train.fit import fit
 from components.train.objectives import OBJECTIVES
@@ -70,15 +71,7 @@ def train_language(
     )
     fit(trainer, train, section)
     metrics = _metrics(trainer, examples)
-    # A set has no order, and would give the same adapter other bytes in another process.
-    config: Any = adapter.peft_config["default"]
-    config.target_modules = sorted(config.target_modules)
-    # By name: the folder that it was loaded from is this machine's own.
-    config.base_model_name_or_path = models.language
-    # Embeddings are never trained; told to find out, PEFT would ask the hub for the base model.
-    adapter.save_pretrained(
-        str(folder), safe_serialization=True, save_embedding_layers=False, is_main_process=trainer.is_world_process_zero()
-    )
+    save_adapter(adapter, folder, models.language, writes=trainer.is_world_process_zero())
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(folder)
         record = {"objective": objective, "metrics": metrics, "parameters": settings.model_dump()}

@@ -24,6 +24,7 @@ from components.contracts import RESPONSES, InputError, content_id
 from components.models.params import Params as Models
 from components.models.reward import RewardModel, load_base
 from components.train.agreement import agreement
+from components.train.artifact import save_adapter
 from components.train.batches import LikeLength
 from components.train.fit import Watched, fit
 from components.train.params import Params, Reward
@@ -226,11 +227,6 @@ def _l1(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | i
 
 
 def _save(model: PeftModel, base: RewardModel, folder: Path, models: Models) -> None:
-    config: Any = model.peft_config["default"]
-    # Sets have no order, and the path of the base model differs between machines: neither belongs into an artifact.
-    config.target_modules = sorted(config.target_modules)
-    config.base_model_name_or_path = models.reward
-    # The embeddings are not trained; PEFT would look for them where the name of the base model points to.
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    save_adapter(model, folder, models.reward)
     (folder / "README.md").unlink()
     base.tokenizer.save_pretrained(folder)
