@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def add_to(commands: Any) -> None:
     """Adds `pipeline` and what belongs under it to a command line."""
     pipeline = commands.add_parser("pipeline", help="the same graph on Kubeflow: compile, run, submit, schedule, versions")
+    pipeline.set_defaults(main=main)
     actions = pipeline.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     compiled = actions.add_parser("compile", help="write the package that Kubeflow takes, after checking it")

@@ -26,17 +26,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     results = commands.add_parser("results", help="the last run's table, the registered version, and what to open next")
     results.add_argument("--artifacts", type=Path, default=Path("artifacts"), metavar="DIR")
-    command.add_to(commands)
-    presets.add_to(commands)
+    results.set_defaults(main=_results)
+    # Each module adds its commands, and to each what runs it (`main`); heavy imports wait until one runs.
+    for module in (command, presets):
+        module.add_to(commands)
     arguments = parser.parse_args(argv)
-    if arguments.command == "pipeline":
-        return command.main(arguments)
-    if arguments.command in ("preset", "estimate"):
-        return presets.main(arguments)
-    return _results(arguments.artifacts)
+    return arguments.main(arguments)
 
 
-def _results(artifacts: Path) -> int:
+def _results(arguments: argparse.Namespace) -> int:
+    artifacts: Path = arguments.artifacts
     metrics, version = artifacts / "evaluation" / "metrics.json", artifacts / "version.json"
     for path in (metrics, version):
         if not path.is_file():

@@ -26,6 +26,7 @@ def add_to(commands: Any) -> None:
     preset.add_argument("--overrides", action="store_true", help="print them as YAML for `overrides` on Kubeflow, no more")
     estimate = commands.add_parser("estimate", help="memory and time of the trainings that params.yaml describes")
     for parser in (preset, estimate):
+        parser.set_defaults(main=main)
         parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="PATH")
         parser.add_argument(
             "--metrics", type=Path, default=Path("metrics"), metavar="DIR", help="of earlier steps: sizes of the data"
