@@ -310,4 +310,19 @@ GENERATIONS = Table(
         Column("style", pa.list_(pa.float32()), "see embeddings; all 0 for an empty story", vector=True),
     ),
 )
-TABLES = (RESPONSES, REJECTS, EMBEDDINGS, DEVIATIONS, PAIRS, REFERENCE, GENERATIONS)
+MEASUREMENTS = Table(
+    "measurements",
+    "What was measured of each system's stories for each prompt: what means, intervals and paired differences are made of.",
+    (
+        Column("system", _TEXT, "name of the system"),
+        Column("prompt_id", _TEXT, "see responses"),
+        Column("metric", _TEXT, "as in metrics.json"),
+        Column("value", _REAL, "over the system's stories for the prompt"),
+    ),
+)
+EXAMPLES = Table(
+    "examples",
+    "All stories for the first prompts of an evaluation, to be read side by side.",
+    tuple(column for column in GENERATIONS.columns if not column.vector),
+)
+TABLES = (RESPONSES, REJECTS, EMBEDDINGS, DEVIATIONS, PAIRS, REFERENCE, GENERATIONS, MEASUREMENTS, EXAMPLES)

@@ -8,6 +8,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from components.contracts import GENERATIONS, InputError, atomic, work_folder
+from components.contracts import EXAMPLES, GENERATIONS, MEASUREMENTS, InputError, atomic, work_folder
 from components.evaluate import plane, report
 from components.evaluate.bootstrap import CONFIDENCE, RESAMPLES
 from components.evaluate.diversity import Floats
 from components.evaluate.generate import write_stories
-from components.evaluate.metrics import by_prompt, compare, count
+from components.evaluate.metrics import ByPrompt, by_prompt, compare, count
 from components.evaluate.params import Params
 from components.evaluate.prompts import Prompt, choose_prompts, gold
 from components.evaluate.stories import GOLD, Story
@@ -38,6 +39,8 @@ Vectors = NDArray[np.float32]
 # What a system may be called: the name stands in metrics, in files and as a key of MLflow.
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _RESERVED = (GOLD, "responses", "reward")
+# Prompts whose stories the evaluation itself keeps; all are among the generations.
+_EXAMPLES = 20
 
 
 def run(
@@ -73,13 +76,16 @@ def run(
     texts = {prompt.id: prompt.text for prompt in prompts}
     scores = _score(everything, texts, models, reward)
     vectors, truncated = _embed(everything, models)
-    measured = _measure(stories, scores.values, vectors, prompts, evaluate)
+    values = _by_prompt(stories, scores.values, vectors, prompts)
+    measured = _measure(stories, values, prompts, evaluate)
     measured["truncated"] = {"reward": scores.truncated, **truncated}
     measured["reward_model"] = _reward_quality(reward)
     _write_generations(generations, everything, texts, scores.values, vectors)
     with atomic(evaluation) as folder:
         folder.mkdir()
         (folder / "metrics.json").write_text(json.dumps(measured, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        _write_measurements(folder / "measurements.parquet", values, prompts)
+        EXAMPLES.write(folder / "examples.parquet", _examples(everything, prompts, scores.values))
         plane.draw(measured["systems"], folder / "plane.png")
         settings = _settings(evaluate, models, measured["truncated"], len(everything))
         report.write(folder / "report.html", measured, texts, everything, scores.values.tolist(), settings)
@@ -156,20 +162,23 @@ def _embed(stories: Sequence[Story], models: Models) -> tuple[dict[str, Vectors]
     return vectors, truncated
 
 
-def _measure(
-    stories: Mapping[str, Sequence[Story]],
-    rewards: Floats,
-    vectors: Mapping[str, Vectors],
-    prompts: Sequence[Prompt],
-    params: Params,
-) -> dict[str, Any]:
-    """What `metrics.json` says of the systems."""
+def _by_prompt(
+    stories: Mapping[str, Sequence[Story]], rewards: Floats, vectors: Mapping[str, Vectors], prompts: Sequence[Prompt]
+) -> dict[str, ByPrompt]:
+    """Each system's metrics, prompt by prompt."""
     place = {prompt.id: row for row, prompt in enumerate(prompts)}
     values, start = {}, 0
     for name, told in stories.items():
         rows = slice(start, start + len(told))
         values[name] = by_prompt(told, rewards[rows], {kind: made[rows] for kind, made in vectors.items()}, place)
         start += len(told)
+    return values
+
+
+def _measure(
+    stories: Mapping[str, Sequence[Story]], values: Mapping[str, ByPrompt], prompts: Sequence[Prompt], params: Params
+) -> dict[str, Any]:
+    """What `metrics.json` says of the systems."""
     return {
         "prompts": len(prompts),
         "samples": params.samples,
@@ -188,6 +197,26 @@ def _reward_quality(reward: Path) -> dict[str, Any]:
         return {}
     # A measure that is not a number is no measure.
     return json.loads(record.read_text(encoding="utf-8"), parse_constant=lambda _: None).get("metrics", {})
+
+
+def _write_measurements(path: Path, values: Mapping[str, ByPrompt], prompts: Sequence[Prompt]) -> None:
+    rows = [
+        {"system": system, "prompt_id": prompt.id, "metric": metric, "value": value}
+        for system, metrics in values.items()
+        for metric, column in metrics.items()
+        for prompt, value in zip(prompts, column.tolist(), strict=True)
+        if not np.isnan(value)
+    ]
+    MEASUREMENTS.write(path, rows)
+
+
+def _examples(stories: Sequence[Story], prompts: Sequence[Prompt], rewards: Floats) -> list[dict[str, Any]]:
+    texts = {prompt.id: prompt.text for prompt in prompts[:_EXAMPLES]}
+    return [
+        {**asdict(story), "prompt": texts[story.prompt_id], "reward": reward}
+        for story, reward in zip(stories, rewards.tolist(), strict=True)
+        if story.prompt_id in texts
+    ]
 
 
 def _write_generations(

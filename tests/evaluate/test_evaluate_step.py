@@ -15,7 +15,7 @@ import pytest
 from pytest import MonkeyPatch
 from safetensors.torch import load_file, save_file
 
-from components.contracts import GENERATIONS, RESPONSES, InputError, content_id
+from components.contracts import EXAMPLES, GENERATIONS, MEASUREMENTS, RESPONSES, InputError, content_id
 from components.evaluate.__main__ import STEP
 from components.evaluate.params import Params
 from components.evaluate.report import COLUMNS
@@ -108,6 +108,17 @@ def test_what_others_read(done: Path, measured: dict[str, Any]) -> None:
     assert returned["ddpo"]["reward"] == measured["systems"]["ddpo"]["reward"]["mean"]
     assert results_table(measured).count("[") == 3 * 4
     assert set(measured["differences"]["ddpo-dpo"]) >= {"reward", "semantic_diversity", "style_diversity"}
+
+
+def test_measurements_and_examples(done: Path, measured: dict[str, Any]) -> None:
+    """What others pair and show is what the means were made of, and what was written."""
+    values = MEASUREMENTS.read(done / "evaluation" / "measurements.parquet").to_pandas()
+    means = values.groupby(["system", "metric"])["value"].mean()
+    for system, metrics in measured["systems"].items():
+        for metric, interval in metrics.items():
+            assert means[system, metric] == pytest.approx(interval["mean"], abs=1e-12)
+    told = GENERATIONS.read(done / "generations").drop_columns(["semantic", "style"]).to_pylist()
+    assert EXAMPLES.read(done / "evaluation" / "examples.parquet").to_pylist() == told
 
 
 def test_again_after_a_kill_gives_the_same(done: Path, inputs: dict[str, Any], tmp_path: Path) -> None:
