@@ -19,6 +19,8 @@ from components.register.params import Params
 from components.register.registry import register as register_version
 
 log = logging.getLogger("polyphony")
+# The tag with the digest of all that a version holds, its card included.
+ARTIFACT = "artifact.digest"
 ADAPTER = "adapter_model.safetensors"
 # What an adapter's folder may hold: weights without code, and texts.
 _SAFE = {".safetensors", ".json", ".jinja", ".txt", ".md", ".model"}
@@ -61,9 +63,9 @@ def run(*, register: Params, models: Models, model: Path, evaluation: Path, vers
         shutil.copytree(model, folder)
         (folder / "README.md").write_text(render(record), encoding="utf-8")
         (folder / "lineage.json").write_text(json.dumps(_tree(lineage), indent=2) + "\n", encoding="utf-8")
-        registered = register_version(
-            client, register.name, key, folder, _tags(verdict, origin, lineage), verdict.reasons, verdict.passed
-        )
+        # By which whoever fetches the version knows that it is whole.
+        tags = _tags(verdict, origin, lineage) | {ARTIFACT: digest(folder)}
+        registered = register_version(client, register.name, key, folder, tags, verdict.reasons, verdict.passed)
     log.info("%s version %s: %s (%s)", register.name, registered.version, _status(verdict), verdict.reasons)
     summary = {
         "name": register.name,
