@@ -1,0 +1,12 @@
+"""An MLflow server on PostgreSQL for a team that has none, from installed packages: no containers, no root.
+
+    with platform.start(Path("platform")) as running:
+        MlflowClient(running.uri)
+
+Everything listens on 127.0.0.1. Runs and models lie in PostgreSQL, artifacts in the folder or in S3; clients see neither:
+the server hands artifacts out itself.
+"""
+
+from pipelines.platform.services import Platform, start, status, stop
+
+__all__ = ["Platform", "start", "status", "stop"]
