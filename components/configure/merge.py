@@ -43,7 +43,7 @@ TASKS: Mapping[str, Part] = {
     "reference": Part(("models",), _OTHER_MODELS),
     "preference": Part(("train", "models"), ("train.sft", "train.reward", *_OTHER_MODELS)),
     "evaluate": Part(("evaluate", "models")),
-    "register": Part(("register", "models"), (*_OTHER_MODELS, "models.tokenizer", "models.max_tokens", "models.dtype")),
+    "register": Part(("register",)),
 }
 
 

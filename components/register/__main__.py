@@ -10,20 +10,21 @@ from pathlib import Path
 from components.cli import Step
 
 
-def verdict(outputs: Mapping[str, Path]) -> str:
-    """What was registered, and why as what, in Markdown."""
+def card(outputs: Mapping[str, Path]) -> str:
+    """The model card, in Markdown."""
+    from components.register.card import page
+
     version = json.loads(outputs["version"].read_text(encoding="utf-8"))
-    reasons = "".join(f"- {reason}\n" for reason in version["reasons"].split("; "))
-    return f"## {version['name']} version {version['version']}: {version['status']}\n\n{reasons}"
+    return page(version["record"], version["version"])
 
 
 STEP = Step(
     name="register",
     about="Registers the model with its card and lineage; the gate's verdict decides its alias.",
-    sections=("register", "models"),
+    sections=("register",),
     inputs={"model": "the model to register", "evaluation": "the evaluation that measured it"},
     outputs={"version": "what was registered (version.json)"},
-    pages={"verdict": verdict},
+    pages={"card": card},
 )
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""The model card: Markdown from what the runs of the lineage recorded."""
+"""The model card: Markdown from the record of a version."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from components.lineage import Origin
 from components.params import SECTIONS
-from components.register.gate import Verdict
+from components.register.gate import Check
+from components.register.record import UNKNOWN, Record, status
 
+PLANE = "plane.png"
 # Metrics of the evaluation in the order of the card's table, with their headings.
 _COLUMNS = {
     "reward": "reward",
@@ -20,84 +20,116 @@ _COLUMNS = {
 }
 # Metrics of the reward model that tell whether to trust it.
 _AGREEMENT = ("spearman", "pair_accuracy", "pair_accuracy_of_length", "length_correlation", "mae")
+_CHECKS = ("validate-responses", "validate-weights")
 
 
-@dataclass(frozen=True)
-class Record:
-    """What a card tells.
+def render(record: Record, *, plane: bool = True) -> str:
+    """The card, with the hub's metadata block.
 
-    Attributes:
-        measured: the evaluation's `metrics.json`.
-        model, evaluation: where the model and its evaluation come from.
-        parameters, metrics: what the run of each step of the lineage recorded, by step.
+    Args:
+        plane: whether the picture of the plane lies beside the card.
     """
-
-    name: str
-    base_model: str
-    measured: Mapping[str, Any]
-    verdict: Verdict
-    model: Origin
-    evaluation: Origin
-    parameters: Mapping[str, Mapping[str, str]]
-    metrics: Mapping[str, Mapping[str, float]]
-
-
-def render(record: Record) -> str:
-    """The card, with the hub's metadata block."""
-    verdict = record.verdict
-    state = "passed" if verdict.passed else "did not pass"
+    base = _cell(record["base_model"]["language"])
+    parameters, metrics = record["parameters"], record["metrics"]
+    measured = record["measured"]
     sections = [
-        _front_matter(record),
-        f"# {record.name} ({verdict.candidate})",
-        f"A LoRA adapter of `{record.base_model}`, post-trained to write stories that are good and different each time "
+        _front_matter(base),
+        f"# {record['name']} ({record['system']})",
+        f"A LoRA adapter of `{base}`, post-trained to write stories that are good and different each time "
         "(Diversified DPO, Chung et al. 2025, arXiv 2503.17126).",
+        *_warnings(record),
         "## Gate",
-        f"Against `{verdict.baseline}`, by the 95 % intervals of paired differences, it **{state}**.",
-        "\n".join(f"- {check}" for check in verdict.checks),
+        verdict(record),
         "## Measured",
-        _systems(record.measured),
-        f"{record.measured['prompts']} test prompts, {record.measured['samples']} samples each; 95 % bootstrap intervals "
-        "over prompts. `gold` are the people's stories.",
+        _systems(measured),
+        f"{measured['prompts']} test prompts, {measured['samples']} samples each; 95 % bootstrap intervals over prompts. "
+        "`gold` are the people's stories.",
+        *([f"![Reward against diversity, with intervals]({PLANE})"] if plane else []),
         "## Data",
-        _numbers({step: record.metrics[step] for step in ("ingest", "weight") if step in record.metrics}, "metric"),
+        _table(["what", "value"], _sources(parameters.get("ingest", {}))),
+        _numbers({step: metrics[step] for step in ("ingest", *_CHECKS) if step in metrics}, "metric"),
+        "## Weights",
+        _numbers({"weight": metrics.get("weight", {})}, "metric"),
         "## Reward model",
         "How well it agrees with the votes of prompts that it was not trained on.",
-        _numbers({"train-reward": _agreement(record.metrics.get("train-reward", {}))}, "metric"),
+        _numbers(
+            {"train-reward": {key: value for key, value in metrics.get("train-reward", {}).items() if key in _AGREEMENT}},
+            "metric",
+        ),
         "## Recipe",
-        _numbers({record.model.step: _given(record.parameters[record.model.step])}, "parameter"),
+        _table(["parameter", "value", "of the steps"], _recipe(parameters)),
         "## Lineage",
-        _lineage(record.evaluation),
+        _lineage(record),
         "## Limits",
         "The reward model measures what the voters of the training data liked, no more. Diversity is measured by two "
-        "embedders, and short texts score higher. The stories that trained this model are people's, with their biases.",
+        "embedders, and short texts score higher. The stories that trained this model are people's, with their biases. "
+        f"The licence of `{base}` holds for what is made with it.",
         "## Use",
         "```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base, folder)\n```",
-        f"where `base` is `{record.base_model}` as Transformers loads it, and `folder` this one.",
+        f"where `base` is `{base}` as Transformers loads it, and `folder` this one.",
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(record: Record) -> str:
+def verdict(record: Record) -> str:
+    """What the gate found when the version was registered."""
+    found = record["verdict"]
+    state = "passed" if found["passed"] else "did not pass"
+    lines = [f"Against `{found['baseline']}`, by the 95 % intervals of paired differences, it **{state}**.", ""]
+    lines += [f"- {Check(**check)}" for check in found["checks"]]
+    return "\n".join(lines)
+
+
+def page(record: Record, version: str) -> str:
+    """The card as a page of Kubeflow's, which has no picture beside it and shows no metadata."""
+    card = render(record, plane=False).partition("\n\n# ")[2]
+    return f"# {record['name']} version {version}: {status(record)}\n\n# {card}"
+
+
+def _front_matter(base: str) -> str:
     # JSON's strings are YAML's.
-    return (
-        f"---\nbase_model: {json.dumps(record.base_model)}\nlibrary_name: peft\ntags: [dpo, diversity, creative-writing]\n---"
-    )
+    return f"---\nbase_model: {json.dumps(base)}\nlibrary_name: peft\ntags: [dpo, diversity, creative-writing]\n---"
 
 
-def _given(parameters: Mapping[str, str]) -> dict[str, str]:
-    """The step's own parameters, without those that libraries log beside them."""
-    return {key: value for key, value in parameters.items() if key.split(".")[0] in SECTIONS and "." in key}
+def _warnings(record: Record) -> list[str]:
+    code, base = record["code"], record["base_model"]["language"]
+    found = []
+    if UNKNOWN in code.values():
+        found.append(
+            "**By which code it was made is not known:** a step ran outside a checkout and without `POLYPHONY_COMMIT`."
+        )
+    elif code["dirty"] != "false":
+        found.append("**The code that made it is not that of its commit:** a step ran with changes that were not committed.")
+    if "/" in base and not base.startswith(("/", ".", "~")) and "@" not in base:
+        found.append(f"**`{base}` names no revision:** what the hub has under that name may change.")
+    return found
 
 
-def _agreement(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {key: metrics[key] for key in _AGREEMENT if key in metrics}
+def _sources(ingest: Mapping[str, str]) -> list[Sequence[str]]:
+    chosen = {
+        "ingest.source": "source",
+        "ingest.test_share": "share of prompts kept for the test",
+        "ingest.seed": "seed of the split",
+    }
+    return [[heading, ingest[key]] for key, heading in chosen.items() if key in ingest]
 
 
-def _systems(evaluation: Mapping[str, Any]) -> str:
+def _recipe(parameters: Mapping[str, Mapping[str, str]]) -> list[Sequence[str]]:
+    """Every parameter once, without what libraries log beside them; where steps were given different values, each value."""
+    steps: dict[tuple[str, str], list[str]] = {}
+    for step, given in parameters.items():
+        for key, value in given.items():
+            if key.split(".")[0] in SECTIONS and "." in key:
+                steps.setdefault((key, value), []).append(step)
+    keys = [key for key, _ in steps]
+    return [[*pair, ", ".join(sorted(names)) if keys.count(pair[0]) > 1 else "all"] for pair, names in sorted(steps.items())]
+
+
+def _systems(measured: Mapping[str, Any]) -> str:
     def cell(values: Mapping[str, float]) -> str:
         return f"{values['mean']:.3f} [{values['low']:.3f}, {values['high']:.3f}]"
 
-    rows = [[f"`{system}`", *(cell(metrics[key]) for key in _COLUMNS)] for system, metrics in evaluation["systems"].items()]
+    rows = [[f"`{system}`", *(cell(metrics[key]) for key in _COLUMNS)] for system, metrics in measured["systems"].items()]
     return _table(["system", *_COLUMNS.values()], rows)
 
 
@@ -114,14 +146,24 @@ def _number(value: float) -> str:
     return str(int(value)) if value.is_integer() else f"{value:.4g}"
 
 
-def _lineage(origin: Origin) -> str:
+def _lineage(record: Record) -> str:
     rows = [
-        [o.name, f"`{o.digest}`", o.step, f"`{o.run_id}`", f"`{o.commit[:12]}`" + (" (dirty)" if o.dirty == "true" else "")]
-        if o.run_id
-        else [o.name, f"`{o.digest}`", "the raw data", "", ""]
-        for o in origin.walk()
+        [
+            item["artifact"],
+            f"`{digest}`",
+            item["step"],
+            f"`{item['run_id']}`",
+            f"`{item['commit'][:12]}`" + _dirt(item["dirty"]),
+        ]
+        if item["run_id"]
+        else [item["artifact"], f"`{digest}`", "the raw data", "", ""]
+        for digest, item in record["lineage"].items()
     ]
     return _table(["artifact", "digest (MD5, as DVC's)", "made by", "MLflow run", "commit"], rows)
+
+
+def _dirt(dirty: str) -> str:
+    return " (dirty)" if dirty == "true" else ""
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -130,4 +172,4 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

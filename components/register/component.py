@@ -9,23 +9,25 @@ from components.kubeflow import EXECUTOR_INPUT, LIGHT
 @dsl.container_component
 def register(
     params: str,
-    model: Input[Model],
+    objective: str,
+    models: Input[list[Model]],
     evaluation: Input[Artifact],
     version: Output[Artifact],
     metrics: Output[Metrics],
-    verdict: Output[Markdown],
+    card: Output[Markdown],
 ) -> dsl.ContainerSpec:
     """A model version with its card and lineage; the gate's verdict decides its alias."""
+    del models
     return dsl.ContainerSpec(
         image=LIGHT,
         command=["python", "-m", "components.register"],
         args=[
             f"--params={params}",
-            f"--model={model.path}",
+            f"--model=@models:{objective}",
             f"--evaluation={evaluation.path}",
             f"--version={version.path}",
             f"--metrics={metrics.path}",
-            f"--verdict={verdict.path}",
+            f"--card={card.path}",
             EXECUTOR_INPUT,
         ],
     )

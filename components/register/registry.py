@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from components.lineage import digest
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
@@ -19,22 +21,34 @@ _KEY = "content"
 
 
 def register(
-    client: MlflowClient, name: str, key: str, folder: Path, tags: Mapping[str, str], description: str, candidate: bool
+    client: MlflowClient,
+    name: str,
+    key: str,
+    folders: Mapping[str, Path],
+    tags: Mapping[str, str],
+    description: str,
+    candidate: bool,
 ) -> ModelVersion:
-    """Registers `folder` under `name` as a version identified by `key`; finds it where that was done before.
+    """Registers `folders["model"]` under `name` as a version identified by `key`; finds it where that was done before.
 
     The artifacts are complete before the version is, and the version is created at once with all its tags: whatever a killed
     run left behind, the next ends with one complete version. Only an alias can come after it.
 
     Args:
+        folders: what is kept with the version, name -> folder.
         candidate: whether the alias `candidate` is to point to the version.
     """
     _create_model(client, name)
     found = client.search_model_versions(f"name = '{name}' AND tags.`{_KEY}` = '{key}'")
-    version = found[0] if found else _create_version(client, name, folder, {**tags, _KEY: key}, description)
+    version = found[0] if found else _create_version(client, name, folders, {**tags, _KEY: key}, description)
     if candidate:
         client.set_registered_model_alias(name, CANDIDATE, version.version)
     return client.get_model_version(name, version.version)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The digest of every file of a folder, by its path there."""
+    return {file.relative_to(folder).as_posix(): digest(file) for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def _create_model(client: MlflowClient, name: str) -> None:
@@ -45,11 +59,14 @@ def _create_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _create_version(client: MlflowClient, name: str, folder: Path, tags: dict[str, str], description: str) -> ModelVersion:
+def _create_version(
+    client: MlflowClient, name: str, folders: Mapping[str, Path], tags: dict[str, str], description: str
+) -> ModelVersion:
     run = mlflow.active_run()
     if run is None:
         raise RuntimeError("registering needs an open MLflow run to hold the artifacts")
-    client.log_artifacts(run.info.run_id, str(folder), "model")
+    for place, folder in folders.items():
+        client.log_artifacts(run.info.run_id, str(folder), place)
     return client.create_model_version(
         name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=tags, description=description
     )

@@ -10,12 +10,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from components.contracts import InputError, atomic
-from components.lineage import Origin, UntraceableError, digest, trace, tracking_client
-from components.models.params import Params as Models
-from components.register.card import Record, render
+from components.contracts import MEASUREMENTS, InputError, atomic, content_id
+from components.lineage import UntraceableError, digest, trace, tracking_client
+from components.register.card import PLANE, render
 from components.register.gate import Verdict, judge
 from components.register.params import Params
+from components.register.record import Record, make, status, tags
+from components.register.registry import digests
 from components.register.registry import register as register_version
 
 log = logging.getLogger("polyphony")
@@ -26,10 +27,11 @@ ADAPTER = "adapter_model.safetensors"
 _SAFE = {".safetensors", ".json", ".jinja", ".txt", ".md", ".model"}
 
 
-def run(*, register: Params, models: Models, model: Path, evaluation: Path, version: Path) -> dict[str, Any]:
+def run(*, register: Params, model: Path, evaluation: Path, version: Path) -> dict[str, Any]:
     """Registers `model` as a version of `register.name`; writes what was registered to `version`.
 
-    A model that fails the gate is registered as rejected, with the reasons, and gets no alias.
+    A model that fails the gate is registered as rejected, with the reasons, and gets no alias. The evaluation is kept with
+    the version, for later comparisons.
 
     Raises:
         InputError: if the model is not the one that was evaluated, is no adapter, may hold code, or has no complete lineage.
@@ -47,39 +49,42 @@ def run(*, register: Params, models: Models, model: Path, evaluation: Path, vers
     verdict = _judge(measured, origin.name, register)
     client = tracking_client()
     runs = {item.step: client.get_run(item.run_id).data for item in lineage.walk() if item.run_id}
-    record = Record(
+    record = make(
         name=register.name,
-        base_model=models.language,
-        measured=measured,
-        verdict=verdict,
         model=origin,
         evaluation=lineage,
+        verdict=verdict,
+        gate=register.model_dump(include={"diversity_gain", "quality_tolerance"}),
+        measured=measured,
+        prompt_ids=_prompt_ids(evaluation),
         parameters={step: data.params for step, data in runs.items()},
         metrics={step: data.metrics for step, data in runs.items()},
     )
     key = hashlib.sha256(f"{model_digest} {lineage.digest} {register.model_dump_json()}".encode()).hexdigest()[:32]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        shutil.copytree(model, folder)
-        (folder / "README.md").write_text(render(record), encoding="utf-8")
-        (folder / "lineage.json").write_text(json.dumps(_tree(lineage), indent=2) + "\n", encoding="utf-8")
-        # By which whoever fetches the version knows that it is whole.
-        tags = _tags(verdict, origin, lineage) | {ARTIFACT: digest(folder)}
-        registered = register_version(client, register.name, key, folder, tags, verdict.reasons, verdict.passed)
-    log.info("%s version %s: %s (%s)", register.name, registered.version, _status(verdict), verdict.reasons)
+        _fill(folder, model, evaluation, record)
+        registered = register_version(
+            client,
+            register.name,
+            key,
+            {"model": folder, "evaluation": evaluation},
+            tags(record) | {"files": json.dumps(digests(folder), sort_keys=True)},
+            verdict.reasons,
+            verdict.passed,
+        )
+    log.info("%s version %s: %s (%s)", register.name, registered.version, status(record), verdict.reasons)
     summary = {
         "name": register.name,
         "version": int(registered.version),
-        "status": _status(verdict),
+        "status": status(record),
         "reasons": verdict.reasons,
         # A server answers with a type of its own, which JSON does not know.
         "alias": list(registered.aliases),
         # A name may stand for several artifacts, such as the two validations.
         "digests": {item.digest: item.name for item in lineage.walk()},
-        "gate": [
-            {"metric": check.metric, "mean": check.mean, "low": check.low, "high": check.high, "bound": check.bound}
-            for check in verdict.checks
-        ],
+        "gate": record["verdict"]["checks"],
+        "record": record,
     }
     with atomic(version) as partial:
         partial.write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -96,37 +101,21 @@ def _judge(measured: dict[str, Any], candidate: str, params: Params) -> Verdict:
     return judge(difference, candidate, params.baseline, params)
 
 
-def _status(verdict: Verdict) -> str:
-    return "candidate" if verdict.passed else "rejected"
+def _prompt_ids(evaluation: Path) -> str:
+    """A digest of the ids of the evaluation's prompts."""
+    ids = MEASUREMENTS.read(evaluation / "measurements.parquet", ["prompt_id"]).column("prompt_id").unique().to_pylist()
+    return content_id(*sorted(ids))
 
 
-def _tags(verdict: Verdict, model: Origin, evaluation: Origin) -> dict[str, str]:
-    return {
-        "validation_status": _status(verdict),
-        "gate.passed": str(verdict.passed).lower(),
-        "gate.reasons": verdict.reasons,
-        "gate.baseline": verdict.baseline,
-        "model.digest": model.digest,
-        "evaluation.digest": evaluation.digest,
-        "data.digest": ", ".join(sorted({item.digest for item in evaluation.walk() if not item.run_id})),
-        "commit": model.commit,
-        "dirty": str(any(item.dirty == "true" for item in evaluation.walk())).lower(),
-    }
-
-
-def _tree(origin: Origin) -> dict[str, Any]:
-    """The lineage as JSON: every artifact once, naming the digests of what it was made from."""
-    return {
-        item.digest: {
-            "artifact": item.name,
-            "step": item.step,
-            "run_id": item.run_id,
-            "commit": item.commit,
-            "dirty": item.dirty,
-            "inputs": [source.digest for source in item.inputs],
-        }
-        for item in origin.walk()
-    }
+def _fill(folder: Path, model: Path, evaluation: Path, record: Record) -> None:
+    """What is registered: the model's files as they are, its card, its picture and its record."""
+    shutil.copytree(model, folder)
+    plane = evaluation / PLANE
+    if plane.is_file():
+        shutil.copy(plane, folder / PLANE)
+    (folder / "README.md").write_text(render(record, plane=plane.is_file()), encoding="utf-8")
+    (folder / "lineage.json").write_text(json.dumps(record["lineage"], indent=2) + "\n", encoding="utf-8")
+    (folder / "record.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _check_files(model: Path) -> None:

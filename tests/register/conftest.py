@@ -12,10 +12,17 @@ from typing import Any
 import mlflow
 import pytest
 
+from components.contracts import EXAMPLES, MEASUREMENTS
 from components.lineage import RAW, step_run, tracking_client
 
 COMMIT = "c" * 40
-PARAMETERS = {"train": {"seed": 0, "preference": {"beta": 0.1, "note": "a|b\nc"}}, "models": {"language": "tiny"}}
+PARAMETERS = {
+    "ingest": {"source": "s3://me:hidden@bucket/stories.jsonl"},
+    "train": {"seed": 0, "preference": {"beta": 0.1, "note": "a|b\nc"}},
+    "evaluate": {"seed": 0, "samples": 4, "temperature": 1.0},
+    "models": {"language": "tiny", "semantic": "stylometric", "style": "stylometric", "dtype": "float32", "max_tokens": 64},
+}
+HOSTILE = "</p><script>alert(1)</script>"
 
 
 def interval(mean: float, width: float = 0.1) -> dict[str, float]:
@@ -41,6 +48,37 @@ def measurements(semantic: float = 0.3, style: float = 0.2, reward: float = 0.05
         "systems": {"gold": system(0.1), "sft": system(0.0), "dpo": system(0.01), "ddpo": system(0.02)},
         "differences": {"ddpo-dpo": difference, "ddpo-sft": difference},
     }
+
+
+def per_prompt(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Values of each prompt whose means are those of `measured`: all prompts alike but for a little that cancels out."""
+    prompts = measured["prompts"]
+    spread = [0.001 * (number - (prompts - 1) / 2) for number in range(prompts)]
+    return [
+        {"system": system, "prompt_id": f"prompt-{number}", "metric": metric, "value": interval["mean"] + spread[number]}
+        for system, metrics in measured["systems"].items()
+        for metric, interval in metrics.items()
+        for number in range(prompts)
+    ]
+
+
+def examples(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Stories for the first two prompts, hostile ones among them."""
+    return [
+        {
+            "system": system,
+            "prompt_id": f"prompt-{number}",
+            "prompt": f"Write about {number}. {HOSTILE}",
+            "sample": sample,
+            "text": f"{system} tells {number}.{sample} {HOSTILE}",
+            "tokens": 7,
+            "finish_reason": "human" if system == "gold" else "stop",
+            "reward": 0.5,
+        }
+        for system in measured["systems"]
+        for number in range(2)
+        for sample in range(measured["samples"])
+    ]
 
 
 @dataclass
@@ -93,6 +131,9 @@ class Pipeline:
         Path("evaluation").mkdir(exist_ok=True)
         Path("evaluation/metrics.json").write_text(json.dumps(measured), encoding="utf-8")
         Path("evaluation/report.html").write_text("<!doctype html>", encoding="utf-8")
+        values = per_prompt(measured)
+        MEASUREMENTS.write(Path("evaluation/measurements.parquet"), values)
+        EXAMPLES.write(Path("evaluation/examples.parquet"), examples(measured))
         systems = {name: name for name in ("sft", "dpo", "ddpo")}
         self.do("evaluate", {"responses": "responses", "reward": "reward", **systems}, {"evaluation": "evaluation"}, {})
 

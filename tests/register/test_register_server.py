@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from components.lineage import step_run
-from components.models.params import Params as Models
 from components.register.params import Params
 from components.register.step import run
 from tests.register.conftest import Pipeline
@@ -40,7 +39,7 @@ def test_a_server_registers_as_a_file_does(server: str, tmp_path: Path) -> None:
 
     paths = {name: tmp_path / name for name in ("evaluation", "version")}
     with step_run("register", {}, {}):
-        metrics = run(register=Params(), models=Models(), model=tmp_path / "ddpo", **paths)
+        metrics = run(register=Params(), model=tmp_path / "ddpo", **paths)
     told = json.loads(paths["version"].read_text(encoding="utf-8"))
     assert metrics == {"passed": 1, "version": 1}
     assert told["status"] == "candidate" and told["alias"] == ["candidate"]

@@ -17,7 +17,6 @@ from mlflow.exceptions import MlflowException
 
 from components.contracts import InputError
 from components.lineage import digest, step_run, tracking_client
-from components.models.params import Params as Models
 from components.register.__main__ import STEP
 from components.register.params import Params
 from components.register.step import run
@@ -32,7 +31,6 @@ def register(model: str = "ddpo", **options: Any) -> dict[str, Any]:
     with step_run("register", {}, {}):
         run(
             register=Params(**options),
-            models=Models(language="tiny"),
             model=Path(model),
             evaluation=Path("evaluation"),
             version=Path("version.json"),
@@ -80,6 +78,7 @@ def test_the_registered_folder_is_the_model_with_its_card_and_lineage(pipeline: 
     assert {file.name for file in folder.iterdir()} == {file.name for file in Path("ddpo").iterdir()} | {
         "README.md",
         "lineage.json",
+        "record.json",
     }
     for file in Path("ddpo").iterdir():
         if file.name != "README.md":
@@ -253,9 +252,11 @@ def test_the_card(pipeline: Pipeline) -> None:
     assert "| ingest | rejected.duplicate | 3 |" in card
     assert "| weight | mean_score_gap | 12.35 |" in card
     assert "| train-reward | spearman | 0.4321 |" in card
-    assert "| train-ddpo | train.preference.beta | 0.1 |" in card
+    assert "| train.preference.beta | 0.1 | all |" in card
+    assert "| validate-responses | passed | 1 |" in card
+    assert "| source | s3://***bucket/stories.jsonl |" in card and "hidden" not in card
     # Neither pipes nor line ends break a table, and what libraries log is left out.
-    assert "| train-ddpo | train.preference.note | a\\|b c |" in card
+    assert "| train.preference.note | a\\|b c | all |" in card
     assert "logged_by_a_library" not in card
     assert "0.999" not in card
     for step, run_id in pipeline.runs.items():
@@ -283,7 +284,7 @@ def test_names_that_the_registry_cannot_hold(name: str) -> None:
 
 def test_command_line(pipeline: Pipeline) -> None:
     params = Path("params.yaml")
-    params.write_text("register: {}\nmodels: {language: tiny}\n", encoding="utf-8")
+    params.write_text("register: {}\n", encoding="utf-8")
     flags = ["--model", "ddpo", "--evaluation", "evaluation", "--version", "out/version.json", "--metrics", "metrics.json"]
     assert STEP.main(["--params", str(params), *flags]) == 0
     assert json.loads(Path("metrics.json").read_text(encoding="utf-8")) == {"passed": 1, "version": 1}
