@@ -22,6 +22,8 @@ from components.register.registry import register as register_version
 log = logging.getLogger("polyphony")
 # The tag with the digest of all that a version holds, its card included.
 ARTIFACT = "artifact.digest"
+# The tags with the digest of all that a version holds, its card included, and with that of each file (JSON, path -> digest).
+ARTIFACT, FILES = "artifact.digest", "files"
 ADAPTER = "adapter_model.safetensors"
 # What an adapter's folder may hold: weights without code, and texts.
 _SAFE = {".safetensors", ".json", ".jinja", ".txt", ".md", ".model"}
@@ -69,7 +71,7 @@ def run(*, register: Params, model: Path, evaluation: Path, version: Path) -> di
             register.name,
             key,
             {"model": folder, "evaluation": evaluation},
-            tags(record) | {"files": json.dumps(digests(folder), sort_keys=True)},
+            tags(record) | {ARTIFACT: digest(folder), FILES: json.dumps(digests(folder), sort_keys=True)},
             verdict.reasons,
             verdict.passed,
         )
