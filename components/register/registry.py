@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CANDIDATE = "candidate"
+# Where in the version's run its files lie, and its evaluation.
+MODEL, EVALUATION = "model", "evaluation"
+# The tags with the digest of all that a version holds, its card included, and with that of each file (JSON, path -> digest).
+ARTIFACT, FILES = "artifact.digest", "files"
 # The tag by which a version is found again.
 _KEY = "content"
 
@@ -29,7 +33,7 @@ def register(
     description: str,
     candidate: bool,
 ) -> ModelVersion:
-    """Registers `folders["model"]` under `name` as a version identified by `key`; finds it where that was done before.
+    """Registers `folders[MODEL]` under `name` as a version identified by `key`; finds it where that was done before.
 
     The artifacts are complete before the version is, and the version is created at once with all its tags: whatever a killed
     run left behind, the next ends with one complete version. Only an alias can come after it.
@@ -68,5 +72,5 @@ def _create_version(
     for place, folder in folders.items():
         client.log_artifacts(run.info.run_id, str(folder), place)
     return client.create_model_version(
-        name, f"{run.info.artifact_uri}/model", run.info.run_id, tags=tags, description=description
+        name, f"{run.info.artifact_uri}/{MODEL}", run.info.run_id, tags=tags, description=description
     )

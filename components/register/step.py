@@ -16,14 +16,10 @@ from components.register.card import PLANE, render
 from components.register.gate import Verdict, judge
 from components.register.params import Params
 from components.register.record import Record, make, status, tags
-from components.register.registry import digests
+from components.register.registry import ARTIFACT, EVALUATION, FILES, MODEL, digests
 from components.register.registry import register as register_version
 
 log = logging.getLogger("polyphony")
-# The tag with the digest of all that a version holds, its card included.
-ARTIFACT = "artifact.digest"
-# The tags with the digest of all that a version holds, its card included, and with that of each file (JSON, path -> digest).
-ARTIFACT, FILES = "artifact.digest", "files"
 ADAPTER = "adapter_model.safetensors"
 # What an adapter's folder may hold: weights without code, and texts.
 _SAFE = {".safetensors", ".json", ".jinja", ".txt", ".md", ".model"}
@@ -70,7 +66,7 @@ def run(*, register: Params, model: Path, evaluation: Path, version: Path) -> di
             client,
             register.name,
             key,
-            {"model": folder, "evaluation": evaluation},
+            {MODEL: folder, EVALUATION: evaluation},
             tags(record) | {ARTIFACT: digest(folder), FILES: json.dumps(digests(folder), sort_keys=True)},
             verdict.reasons,
             verdict.passed,
