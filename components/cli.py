@@ -125,10 +125,12 @@ class Step:
         started = time.monotonic()
         label = "-".join([self.name, *words.values()])
         recorded = {name: section.model_dump() for name, section in parameters.items()}
-        with lineage.step_run(label, recorded, read) as run:
+        as_given = {name: section.model_dump(mode="json", exclude_unset=True) for name, section in parameters.items()}
+        with lineage.step_run(label, recorded, read, as_given) as run:
             step = importlib.import_module(f"components.{self.name}.step")
             metrics: dict[str, Any] = step.run(**parameters, **words, **inputs, **collections, **outputs)
-            digests = run.finish(outputs, metrics)
+            stored = kubeflow.addresses(arguments.executor_input) if arguments.executor_input else {}
+            digests = run.finish(outputs, metrics, stored)
         pages = {given[name]: page(outputs) for name, page in self.pages.items() if given[name]}
         if arguments.metrics:
             pages[arguments.metrics] = json.dumps(metrics, indent=2, sort_keys=True) + "\n"

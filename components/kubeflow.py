@@ -20,6 +20,12 @@ LIGHT, MODEL = "polyphony-light", "polyphony-model"
 EXECUTOR_INPUT = "--executor-input={{$}}"
 
 
+def addresses(executor_input: str) -> dict[str, str]:
+    """Where Kubeflow keeps each output artifact, by name."""
+    artifacts = json.loads(executor_input)["outputs"].get("artifacts", {})
+    return {name: uri for name, found in artifacts.items() if (uri := found["artifacts"][0].get("uri"))}
+
+
 def report(executor_input: str, metrics: Mapping[str, float], digests: Mapping[str, str]) -> None:
     """Describes all output artifacts: the artifact `metrics` by its numbers, the others by their digest where it is known.
 

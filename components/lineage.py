@@ -10,28 +10,30 @@ import hashlib
 import json
 import logging
 import os
-import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from components.contracts import InputError
 from components.live import Live, short
+from components.provenance import provenance
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 log = logging.getLogger("polyphony")
 EXPERIMENT = "polyphony"
 # The name under which ingest reads the source: where every lineage ends.
 RAW = "raw"
-# Where an engine says which of its runs a step belongs to, and the tag that keeps it.
-ENGINE_RUN, ENGINE_TAG = "POLYPHONY_RUN_ID", "engine.run"
-# What the DAG itself rewrites in the work tree: a change there does not make the code differ from its commit.
-_WRITTEN_BY_THE_DAG = (":!dvc.lock", ":!metrics")
+# What a run's tags for artifacts begin with; the digest follows. The value is the artifact's name, or where it was written.
+CONSUMED, PRODUCED, STORED = "consumed.", "produced.", "stored."
+# The parameters as they were given, as JSON: all that a parameter file must say to have the step do the same.
+PARAMETERS = "parameters"
+# Look-ups that a tracking server is asked for at once.
+_AT_ONCE = 8
 
 # Seconds that a step which fails or is told to stop gives MLflow.
 _LEAVING = 5
@@ -57,26 +59,6 @@ def digest(path: Path) -> str:
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
-def git_state() -> dict[str, str]:
-    """The commit of the code and whether tracked files differ from it; `unknown` outside a checkout.
-
-    In an image, which carries no checkout, the commit comes from the environment variable `POLYPHONY_COMMIT`.
-    """
-    if commit := os.environ.get("POLYPHONY_COMMIT"):
-        return {"commit": commit, "dirty": "false"}
-    try:
-        commit = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *_WRITTEN_BY_THE_DAG)
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": "unknown", "dirty": "unknown"}
-    return {"commit": commit, "dirty": str(bool(changed)).lower()}
-
-
-def _git(*arguments: str) -> str:
-    root = Path(__file__).parents[1]
-    return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True).stdout.strip()
-
-
 def tracking_client() -> MlflowClient:
     """The client of the store named by `MLFLOW_TRACKING_URI`; `sqlite:///mlflow.db` in the working directory otherwise."""
     import mlflow
@@ -87,8 +69,14 @@ def tracking_client() -> MlflowClient:
 
 
 @contextmanager
-def step_run(step: str, parameters: Mapping[str, Any], inputs: Mapping[str, Path]) -> Iterator[StepRun]:
+def step_run(
+    step: str, parameters: Mapping[str, Any], inputs: Mapping[str, Path], given: Mapping[str, Any] | None = None
+) -> Iterator[StepRun]:
     """An MLflow run around a step. Attaches to the run in `MLFLOW_RUN_ID` where an engine opened one.
+
+    Args:
+        parameters: all that the step reads, for people to compare.
+        given: those of them that were given and are no defaults, from which a parameter file can be made again.
 
     Raises:
         InputError: if MLflow is out of reach before or after the step, for longer than MLflow's own retries last
@@ -104,10 +92,9 @@ def step_run(step: str, parameters: Mapping[str, Any], inputs: Mapping[str, Path
             if "MLFLOW_RUN_ID" not in os.environ:
                 mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
             opened = mlflow.start_run(run_name=step)
-            mlflow.set_tags({"step": step, **git_state()})
-            if run_id := os.environ.get(ENGINE_RUN):
-                mlflow.set_tag(ENGINE_TAG, run_id)
-            mlflow.set_tags({f"consumed.{value}": name for name, value in consumed.items()})
+            mlflow.set_tags({"step": step, **provenance()})
+            mlflow.set_tag(PARAMETERS, json.dumps(parameters if given is None else given))
+            mlflow.set_tags({f"{CONSUMED}{value}": name for name, value in consumed.items()})
             mlflow.log_params({key: str(value)[:6000] for key, value in _flatten(parameters)})
         _open = run = StepRun(consumed, Live(client, opened.info.run_id))
         yield run
@@ -168,8 +155,14 @@ class StepRun:
     live: Live
     afterwards: list[Callable[[], None]] = field(default_factory=list)
 
-    def finish(self, outputs: Mapping[str, Path], metrics: Mapping[str, Any]) -> dict[str, str]:
-        """Records metrics and outputs; returns the digest of each output."""
+    def finish(
+        self, outputs: Mapping[str, Path], metrics: Mapping[str, Any], stored: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
+        """Records metrics and outputs; returns the digest of each output.
+
+        Args:
+            stored: the address at which an engine keeps each output.
+        """
         import mlflow
 
         digests = {name: digest(path) for name, path in outputs.items()}
@@ -177,7 +170,10 @@ class StepRun:
             if self.live.close():
                 raise self.live.error or TimeoutError("metrics were not delivered")
             mlflow.log_metrics(scalars(metrics))
-            mlflow.set_tags({f"produced.{value}": name for name, value in digests.items()})
+            mlflow.set_tags(
+                {f"{STORED}{digests[name]}": address for name, address in (stored or {}).items() if name in digests}
+            )
+            mlflow.set_tags({f"{PRODUCED}{value}": name for name, value in digests.items()})
         return digests
 
 
@@ -220,8 +216,40 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 @dataclass(frozen=True)
+class Record:
+    """What the run of a step recorded; `started` is in milliseconds since 1970."""
+
+    run_id: str
+    started: int
+    tags: Mapping[str, str]
+    parameters: Mapping[str, str]
+
+    def consumed(self) -> list[tuple[str, str]]:
+        """Name and digest of what it read, by name."""
+        return sorted((name, key.removeprefix(CONSUMED)) for key, name in self.tags.items() if key.startswith(CONSUMED))
+
+
+# A digest, and the time before which the run that made it started; None: any.
+Wanted = tuple[str, int | None]
+
+
+class Records(Protocol):
+    """Where records of runs are looked up."""
+
+    def makers(self, wanted: Collection[Wanted]) -> dict[Wanted, Record | None]:
+        """For each, the last finished run that produced the digest and started before that time; the last of all where none
+        did; None where no finished run produced it."""
+
+
+@dataclass(frozen=True)
 class Origin:
-    """An artifact, the run that made it, and the artifacts that run read. `run_id` is empty for the raw data."""
+    """An artifact, the run that made it, and the artifacts that run read.
+
+    Attributes:
+        run_id: empty for the raw data, and where there is a gap.
+        gap: why it is not known where the artifact comes from, and what to do.
+        record: what the run recorded.
+    """
 
     name: str
     digest: str
@@ -230,6 +258,8 @@ class Origin:
     commit: str = ""
     dirty: str = ""
     inputs: tuple[Origin, ...] = field(default=())
+    gap: str = ""
+    record: Record | None = field(default=None, compare=False, repr=False)
 
     def walk(self) -> Iterator[Origin]:
         """This artifact and all that it came from, each once."""
@@ -243,44 +273,82 @@ class Origin:
                 waiting.extend(origin.inputs)
 
 
-def trace(name: str, digest: str) -> Origin:
+def trace(name: str, digest: str, records: Records | None = None, *, gaps: bool = False) -> Origin:
     """Walks from an artifact back to the raw data.
 
-    Where several runs produced the same artifact, it takes the last that started before the run which read it.
+    Where several runs produced the same artifact, it takes the last that started before the run which read it; an artifact
+    that several runs read may so have several makers.
+
+    Args:
+        records: where to look; the tracking store where left out.
+        gaps: have the result tell what is not known, instead of an error.
 
     Raises:
         UntraceableError: if no finished run produced some artifact on the way.
     """
-    client = tracking_client()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    known: dict[str, Origin] = {}
+    records = records or MlflowRecords(tracking_client())
+    found: dict[Wanted, Record | None] = {}
+    level: set[Wanted] = {(digest, None)} if name != RAW else set()
+    # All of one distance at once: as many questions as the tree is deep.
+    while level:
+        answers = records.makers(level)
+        found |= answers
+        readers = [record for record in answers.values() if record is not None]
+        level = {(value, reader.started) for reader in readers for name_, value in reader.consumed() if name_ != RAW}
+        level -= found.keys()
+    known: dict[tuple[str, str, str], Origin] = {}
 
-    def visit(name: str, digest: str, consumer: Run | None) -> Origin:
+    def visit(name: str, digest: str, consumer: Record | None, path: tuple[str, ...]) -> Origin:
         if name == RAW:
             return Origin(name, digest)
-        if digest not in known:
-            known[digest] = made(name, digest, consumer)
-        return known[digest]
-
-    def made(name: str, digest: str, consumer: Run | None) -> Origin:
-        run = producer(digest, consumer)
-        if run is None:
-            reader = consumer.data.tags["step"] if consumer else "the caller"
-            raise UntraceableError(
-                f"no recorded run produced {name} ({digest}), which {reader} read. Run the step that writes it again "
+        record = found[digest, consumer.started if consumer else None]
+        if record is None or record.run_id in path:
+            reader = consumer.tags["step"] if consumer else "the caller"
+            why = "no recorded run produced" if record is None else "only runs that were made from it produced"
+            gap = (
+                f"{why} {name} ({digest}), which {reader} read. Run the step that writes it again "
                 "(`dvc repro --force --single-item <stage>`) with the same MLFLOW_TRACKING_URI."
             )
-        tags = run.data.tags
-        read = sorted((value, key.removeprefix("consumed.")) for key, value in tags.items() if key.startswith("consumed."))
-        inputs = tuple(visit(value, key, run) for value, key in read)
-        return Origin(name, digest, tags["step"], run.info.run_id, tags["commit"], tags["dirty"], inputs)
+            if not gaps:
+                raise UntraceableError(gap)
+            return Origin(name, digest, gap=gap)
+        key = (name, digest, record.run_id)
+        if key not in known:
+            tags = record.tags
+            inputs = tuple(visit(*read, record, (*path, record.run_id)) for read in record.consumed())
+            known[key] = Origin(
+                *(name, digest, tags["step"], record.run_id, tags["commit"], tags["dirty"], inputs), record=record
+            )
+        return known[key]
 
-    def producer(digest: str, consumer: Run | None) -> Run | None:
-        produced = f"tags.`produced.{digest}` LIKE '%' AND attributes.status = 'FINISHED'"
-        earlier = [f"{produced} AND attributes.start_time < {consumer.info.start_time}"] if consumer else []
+    return visit(name, digest, None, ())
+
+
+class MlflowRecords:
+    """Records in a tracking store, through MLflow."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+        self._experiments: list[str] = []
+        token = None
+        while token != "":
+            page = client.search_experiments(page_token=token)
+            self._experiments += [experiment.experiment_id for experiment in page]
+            token = page.token or ""
+
+    def makers(self, wanted: Collection[Wanted]) -> dict[Wanted, Record | None]:
+        if not self._client.tracking_uri.startswith("http"):
+            return {one: self._maker(*one) for one in wanted}
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return dict(zip(wanted, pool.map(lambda one: self._maker(*one), wanted), strict=True))
+
+    def _maker(self, digest: str, before: int | None) -> Record | None:
+        # The key of a tag is the first part of the table's primary key; this reads the rows of one digest.
+        produced = f"tags.`{PRODUCED}{digest}` LIKE '%' AND attributes.status = 'FINISHED'"
+        earlier = [f"{produced} AND attributes.start_time < {before}"] if before is not None else []
         for condition in (*earlier, produced):
-            if runs := client.search_runs(experiments, condition, max_results=1, order_by=["attributes.start_time DESC"]):
-                return runs[0]
+            latest = ["attributes.start_time DESC"]
+            if runs := self._client.search_runs(self._experiments, condition, max_results=1, order_by=latest):
+                run = runs[0]
+                return Record(run.info.run_id, run.info.start_time, run.data.tags, run.data.params)
         return None
-
-    return visit(name, digest, None)

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from components.contracts import InputError
-from components.lineage import git_state
+from components.provenance import git_state
 from pipelines.cluster import Cluster
 
 NAME = "polyphony"

@@ -12,7 +12,7 @@ from components.evaluate.component import evaluate
 from components.gate.component import gate
 from components.ingest.component import ingest
 from components.kubeflow import LIGHT, MODEL
-from components.lineage import ENGINE_RUN
+from components.provenance import ENGINE_RUN, IMAGE
 from components.reference.component import reference
 from components.register.component import register
 from components.train.component import train_preference, train_reward, train_sft
@@ -150,7 +150,8 @@ def _settle(
     """Gives a task its name in the UI and all that it needs on the cluster."""
     task.set_display_name(name)
     images = {LIGHT: cluster.images.light, MODEL: cluster.images.model}
-    task.set_container_image(images[task.container_spec.image])
+    image = images[task.container_spec.image]
+    task.set_container_image(image).set_env_variable(IMAGE, image)
     given = cluster.accelerated if accelerated else cluster.ordinary
     task.set_cpu_request(given.cpu).set_cpu_limit(given.cpu)
     task.set_memory_request(given.memory).set_memory_limit(given.memory)

@@ -19,8 +19,12 @@ from kfp import local
 from kfp.local import status, subprocess_task_handler
 
 from components.contracts import InputError
+from components.provenance import ENGINE, IMAGE
 from pipelines.cluster import Cluster
 from pipelines.graph import pipeline
+
+# What runs record as their engine.
+_ENGINE = "kfp.local"
 
 
 class _Process(subprocess_task_handler.SubprocessTaskHandler):
@@ -35,7 +39,9 @@ class _Process(subprocess_task_handler.SubprocessTaskHandler):
     def run(self) -> status.Status:
         program, *arguments = self.full_command
         command = [sys.executable if program == "python" else program, *arguments]
-        done = subprocess.run(command, env=os.environ | self.env_vars, check=False)
+        # The image that the graph names for the task is not what runs here.
+        given = {name: value for name, value in self.env_vars.items() if name != IMAGE}
+        done = subprocess.run(command, env=os.environ | given | {ENGINE: _ENGINE}, check=False)
         return status.Status.SUCCESS if done.returncode == 0 else status.Status.FAILURE
 
 
@@ -82,5 +88,5 @@ def _containers() -> Iterator[local.DockerRunner]:
         network_mode="host",
         shm_size="2g",
         user=f"{os.getuid()}:{os.getgid()}",
-        environment={"MLFLOW_TRACKING_URI": address},
+        environment={"MLFLOW_TRACKING_URI": address, ENGINE: _ENGINE},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components import lineage
 from components.lineage import RAW, Origin, UntraceableError, digest, step_run, trace, tracking_client
 
 TREE = {
@@ -88,31 +87,6 @@ def test_a_digest_is_of_the_content_alone(tmp_path: Path) -> None:
     assert digest(one) == digest(other)
     (other / "a" / "b").rename(other / "a" / "c")
     assert digest(one) != digest(other)
-
-
-def test_git_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("POLYPHONY_COMMIT", "0" * 40)
-    assert lineage.git_state() == {"commit": "0" * 40, "dirty": "false"}
-    monkeypatch.delenv("POLYPHONY_COMMIT")
-    monkeypatch.setattr(lineage, "__file__", str(tmp_path / "components" / "lineage.py"))
-    assert lineage.git_state() == {"commit": "unknown", "dirty": "unknown"}
-
-
-def test_dirty_is_the_code_and_not_what_the_pipeline_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=n", "-c", "user.email=e"]
-        return subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-
-    plant(tmp_path, {"components/lineage.py": b"", "dvc.lock": b"", "metrics/weight.json": b"", "params.yaml": b""})
-    git("init", "-q")
-    git("add", "-A")
-    git("commit", "-q", "-m", "m")
-    monkeypatch.setattr(lineage, "__file__", str(tmp_path / "components" / "lineage.py"))
-    clean = {"commit": git("rev-parse", "HEAD").strip(), "dirty": "false"}
-    plant(tmp_path, {"dvc.lock": b"x", "metrics/weight.json": b"x", "untracked": b""})
-    assert lineage.git_state() == clean
-    plant(tmp_path, {"params.yaml": b"x"})
-    assert lineage.git_state() == clean | {"dirty": "true"}
 
 
 def do(step: str, inputs: dict[str, str], outputs: dict[str, str], fail: bool = False) -> str:
@@ -266,3 +240,46 @@ def test_long_parameters_are_cut_and_not_refused() -> None:
     assert active is not None
     kept = tracking_client().get_run(active.info.run_id).data.params["train.names"]
     assert len(kept) == 6000
+
+
+@pytest.mark.usefixtures("store")
+def test_each_reader_has_the_maker_that_it_read_from() -> None:
+    """The same artifact made twice: what one run read is not told as what the other did."""
+    first = do("ingest", {RAW: "older"}, {"responses": "r"})
+    do("embed", {"responses": "r"}, {"embeddings": "e"})
+    second = do("ingest", {RAW: "raw"}, {"responses": "r"})
+    do("weight", {"responses": "r", "embeddings": "e"}, {"pairs": "p"})
+    by_name = {item.name: item for item in trace("pairs", of("p")).inputs}
+    assert by_name["responses"].run_id == second
+    assert by_name["embeddings"].inputs[0].run_id == first
+
+
+@pytest.mark.usefixtures("store")
+def test_a_gap_can_be_told_instead_of_raised() -> None:
+    do("ingest", {RAW: "raw"}, {"responses": "r"})
+    do("weight", {"responses": "r", "embeddings": "e"}, {"pairs": "p"})
+    by_name = {item.name: item for item in trace("pairs", of("p"), gaps=True).walk()}
+    assert "no recorded run produced embeddings" in by_name["embeddings"].gap
+    assert (by_name["embeddings"].run_id, by_name["responses"].gap, by_name[RAW].gap) == ("", "", "")
+
+
+@pytest.mark.usefixtures("store")
+def test_a_step_that_only_its_own_output_feeds() -> None:
+    """It changed nothing, and what it read was made nowhere."""
+    do("clean", {"before": "x"}, {"after": "x"})
+    with pytest.raises(UntraceableError, match="only runs that were made from it produced before"):
+        trace("after", of("x"))
+
+
+@pytest.mark.usefixtures("store")
+def test_given_parameters_and_addresses_are_kept_whole() -> None:
+    Path("p").write_text("p", encoding="utf-8")
+    with step_run("weight", {"weight": {"floor": 0.2, "cap": 32}}, {}, {"weight": {"floor": 0.2}}) as run:
+        run.finish({"pairs": Path("p")}, {}, {"pairs": "s3://bucket/p", "metrics": "s3://bucket/m"})
+    record = trace("pairs", digest(Path("p"))).record
+    assert record is not None
+    assert json.loads(record.tags["parameters"]) == {"weight": {"floor": 0.2}}
+    assert record.parameters == {"weight.floor": "0.2", "weight.cap": "32"}
+    assert {key: value for key, value in record.tags.items() if key.startswith("stored.")} == {
+        f"stored.{digest(Path('p'))}": "s3://bucket/p"
+    }

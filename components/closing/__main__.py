@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from components.lineage import ENGINE_RUN
+from components.provenance import ENGINE_RUN
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from components.lineage import ENGINE_TAG, tracking_client
+from components.lineage import tracking_client
+from components.provenance import ENGINE_TAG
 
 FAILURE = "failure"
 

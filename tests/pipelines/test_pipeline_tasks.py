@@ -16,8 +16,9 @@ from components.configure.__main__ import main as configure
 from components.configure.merge import TASKS, merge, part
 from components.configure.source import identity
 from components.gate.__main__ import main as gate
-from components.lineage import ENGINE_RUN, step_run
+from components.lineage import step_run
 from components.params import ParameterError
+from components.provenance import ENGINE_RUN
 
 
 @pytest.fixture
