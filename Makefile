@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench mlflow package images lock clean
+.PHONY: help setup demo test lint format bench mlflow platform package images lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ bench: setup ## the benchmarks: deviation weights, training against TRL
 
 mlflow: setup ## the MLflow UI on the runs and models of this folder
 	mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+platform: setup ## an MLflow server on PostgreSQL with accounts, for a team that has none
+	polyphony platform start
 
 package: setup ## compile the pipeline for Kubeflow, pipelines/polyphony.yaml
 	polyphony pipeline compile
