@@ -15,38 +15,50 @@ from components.study.tasks import SIDES, TIE, Passage, Stories, Task, make_task
 
 KEY, TASKS, PAGE = "key.json", "tasks.json", "study.html"
 LABEL_STUDIO, LABEL_STUDIO_CONFIG = "label-studio.json", "label-studio.xml"
+# (system, prompt_id, sample) -> summary
+Summaries = Mapping[tuple[str, str, int], str]
 QUESTIONS = {"best": "Which single story is the best?", "diverse": "Which set of stories is more diverse?"}
 
 
-def export(
-    generations: Path,
-    systems: tuple[str, str],
-    output: Path,
-    *,
-    count: int,
-    annotators: Sequence[str],
-    per_task: int,
-    seed: int,
-    summaries: Mapping[tuple[str, str, int], str] | None = None,
-) -> dict[str, Any]:
+def plan(
+    generations: Path, systems: tuple[str, str], *, count: int, annotators: Sequence[str], per_task: int, seed: int
+) -> list[Task]:
+    """The tasks of a study over the stories of an evaluation; see `make_tasks`.
+
+    Raises:
+        InputError: if a system has no stories, or no prompt has as many of both.
+    """
+    if systems[0] == systems[1]:
+        raise InputError(f"a study compares two systems, not {systems[0]} with itself.")
+    if len(set(annotators)) < len(annotators):
+        raise InputError(f"annotators: {', '.join(annotators)}: each name may stand there once.")
+    try:
+        return make_tasks(passages(generations, systems), systems, count, annotators, per_task, seed)
+    except ValueError as error:
+        raise InputError(f"{generations}: {error}.") from None
+
+
+def export(tasks: Sequence[Task], output: Path, seed: int, summaries: Summaries | None = None) -> None:
     """Writes the folder `output`: `study.html` for a small team, tasks for Label Studio, and `key.json`.
 
     The key says which set is whose. Everything else carries its digest, so that answers can later be read with no other key.
 
     Args:
-        summaries: (system, prompt_id, sample) -> a summary that is shown above the story.
+        seed: of the order in which each annotator meets the tasks.
+        summaries: shown above the stories.
 
     Raises:
-        InputError: if a system has no stories, no prompt has stories of both, or a summary is missing.
+        InputError: if the summary of a story is missing.
     """
-    tasks = _tasks(generations, systems, count, annotators, per_task, seed, summaries)
+    if summaries is not None:
+        tasks = [_summarised(task, summaries) for task in tasks]
     shown = {task.id: _shown(task) for task in tasks}
     study = hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:16]
+    annotators = sorted({name for task in tasks for name in task.annotators})
     key = {
         "study": study,
-        "systems": list(systems),
-        "per_task": per_task,
-        "seed": seed,
+        "systems": sorted(tasks[0].systems),
+        "per_task": len(tasks[0].annotators),
         # Without it the digest could be found by trying all keys.
         "salt": secrets.token_hex(16),
         "assigned": {name: order(tasks, name, seed) for name in annotators},
@@ -60,16 +72,17 @@ def export(
         "assigned": key["assigned"],
         "tasks": shown,
     }
+    files = {
+        KEY: key_text,
+        TASKS: json.dumps(document, indent=2, ensure_ascii=False) + "\n",
+        PAGE: _page(document),
+        LABEL_STUDIO: json.dumps(label_studio(document), indent=2, ensure_ascii=False) + "\n",
+        LABEL_STUDIO_CONFIG: _label_studio_config(len(tasks[0].sets[0])),
+    }
     with atomic(output) as folder:
         folder.mkdir()
-        (folder / KEY).write_text(key_text, encoding="utf-8")
-        (folder / TASKS).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (folder / PAGE).write_text(_page(document), encoding="utf-8")
-        (folder / LABEL_STUDIO).write_text(
-            json.dumps(label_studio(document), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        (folder / LABEL_STUDIO_CONFIG).write_text(_label_studio_config(len(tasks[0].sets[0])), encoding="utf-8")
-    return {"study": study, "tasks": len(tasks)}
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def passages(generations: Path, systems: Sequence[str]) -> Stories:
@@ -91,27 +104,7 @@ def passages(generations: Path, systems: Sequence[str]) -> Stories:
     return found
 
 
-def _tasks(
-    generations: Path,
-    systems: tuple[str, str],
-    count: int,
-    annotators: Sequence[str],
-    per_task: int,
-    seed: int,
-    summaries: Mapping[tuple[str, str, int], str] | None,
-) -> list[Task]:
-    if systems[0] == systems[1]:
-        raise InputError(f"a study compares two systems, not {systems[0]} with itself.")
-    if len(set(annotators)) < len(annotators):
-        raise InputError(f"annotators: {', '.join(annotators)}: each name may stand there once.")
-    try:
-        tasks = make_tasks(passages(generations, systems), systems, count, annotators, per_task, seed)
-    except ValueError as error:
-        raise InputError(f"{generations}: {error}.") from None
-    return [_summarised(task, summaries) for task in tasks] if summaries is not None else tasks
-
-
-def _summarised(task: Task, summaries: Mapping[tuple[str, str, int], str]) -> Task:
+def _summarised(task: Task, summaries: Summaries) -> Task:
     def with_summary(system: str, passage: Passage) -> Passage:
         summary = summaries.get((system, task.prompt_id, passage.sample))
         if not summary:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.contracts import GENERATIONS
-from components.study.export import export
+from components.study.export import export, plan
 
 HOSTILE = "</script><script>document.title = 'taken'</script><b>bold</b> {{ 7 * 7 }}"
 
@@ -39,5 +39,5 @@ def generations(tmp_path: Path) -> Path:
 @pytest.fixture
 def study(tmp_path: Path, generations: Path) -> Path:
     folder = tmp_path / "study"
-    export(generations, ("ddpo", "dpo"), folder, count=5, annotators=["ann", "ben"], per_task=1, seed=0)
+    export(plan(generations, ("ddpo", "dpo"), count=5, annotators=["ann", "ben"], per_task=1, seed=0), folder, 0)
     return folder

@@ -10,7 +10,7 @@ import pytest
 
 from components.contracts import InputError
 from components.study.answers import load_study, read_answers
-from components.study.export import KEY, LABEL_STUDIO, LABEL_STUDIO_CONFIG, PAGE, TASKS, export
+from components.study.export import KEY, LABEL_STUDIO, LABEL_STUDIO_CONFIG, PAGE, TASKS, export, plan
 from pipelines.front_door import main
 
 
@@ -126,8 +126,7 @@ def test_another_key_is_refused(study: Path) -> None:
 
 def test_summaries_must_cover_every_story(study: Path, generations: Path) -> None:
     def write(summaries: dict[tuple[str, str, int], str]) -> None:
-        systems = ("ddpo", "dpo")
-        export(generations, systems, study, count=9, annotators=["a"], per_task=1, seed=0, summaries=summaries)
+        export(plan(generations, ("ddpo", "dpo"), count=9, annotators=["a"], per_task=1, seed=0), study, 0, summaries)
 
     whole = {(name, f"p{p}", s): f"In short {p}" for name in ("ddpo", "dpo") for p in range(6) for s in range(2)}
     write(whole)
@@ -145,7 +144,7 @@ def test_command_line(study: Path, generations: Path, tmp_path: Path, capsys: py
     answers = save(folder, "answers", page_answers(folder, "ann"))
     assert main(["study", "analyse", str(folder), str(answers), "--output", str(tmp_path / "analysis.json")]) == 0
     assert "6 tasks" in capsys.readouterr().out
-    assert json.loads((tmp_path / "analysis.json").read_text())["tasks"] == 6
+    assert json.loads((tmp_path / "analysis.json").read_text())["people"]["tasks"] == 6
     assert main(["study", "export", "ddpo", "orpo", "--generations", str(generations), "--output", str(folder)]) == 1
     assert "no stories by orpo; it has ddpo, dpo, gold" in capsys.readouterr().err
     assert main(["study", "analyse", str(study), str(answers)]) == 1
