@@ -53,9 +53,12 @@ def digest(path: Path) -> str:
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "md5").hexdigest()
-    files = (file for file in path.rglob("*") if file.is_file())
-    entries = [{"md5": digest(file), "relpath": file.relative_to(path).as_posix()} for file in files]
-    entries.sort(key=lambda entry: entry["relpath"])
+    return folder_digest({file.relative_to(path).as_posix(): digest(file) for file in path.rglob("*") if file.is_file()})
+
+
+def folder_digest(files: Mapping[str, str]) -> str:
+    """The digest of a folder from those of its files, by their paths in it."""
+    entries = [{"md5": value, "relpath": name} for name, value in sorted(files.items())]
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import command, presets, study
+from pipelines import ancestry, command, presets, study
 from pipelines.platform import command as platform
 
 # Metrics of the table, with their headings and digits.
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results.add_argument("--artifacts", type=Path, default=Path("artifacts"), metavar="DIR")
     results.set_defaults(main=_results)
     # Each module adds its commands, and to each what runs it (`main`); heavy imports wait until one runs.
-    for module in (command, presets, study, platform):
+    for module in (command, presets, study, platform, ancestry):
         module.add_to(commands)
     arguments = parser.parse_args(argv)
     return arguments.main(arguments)

@@ -1,0 +1,185 @@
+"""Where versions and runs are looked up: through MLflow, or, where its store is an SQLite file, in that file at once."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from components.contracts import InputError
+from components.lineage import PRODUCED, MlflowRecords, Record, Records, Wanted, tracking_client
+
+# Values that one statement is given.
+_VALUES = 500
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered model version. `source` is where its files lie, `run_id` the run that registered it."""
+
+    name: str
+    version: str
+    run_id: str
+    source: str
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version}"
+
+
+class Store(Records, Protocol):
+    """Records of runs, and the registry."""
+
+    def version(self, name: str, version: str = "", alias: str = "") -> Version:
+        """A version by its number or by its alias.
+
+        Raises:
+            InputError: if there is none.
+        """
+
+    def versions(self) -> list[Version]:
+        """All versions of all models."""
+
+
+def open_store() -> Store:
+    """The store named by `MLFLOW_TRACKING_URI`; `mlflow.db` in the working directory otherwise."""
+    address = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if address.startswith("sqlite:///"):
+        path = Path(address.removeprefix("sqlite:///"))
+        if not path.is_file():
+            raise InputError(f"{path}: no such MLflow store. Name it in MLFLOW_TRACKING_URI, or run in the folder that has it.")
+        store = SqliteStore(path)
+        if store.readable():
+            return store
+    return MlflowStore()
+
+
+class MlflowStore(MlflowRecords):
+    """The tracking server, or any store that MLflow knows."""
+
+    def __init__(self) -> None:
+        super().__init__(tracking_client())
+
+    def version(self, name: str, version: str = "", alias: str = "") -> Version:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = (
+                self._client.get_model_version_by_alias(name, alias) if alias else self._client.get_model_version(name, version)
+            )
+        except MlflowException as error:
+            raise _none(name, version, alias) from error
+        # A version that was looked up by its alias does not tell its aliases.
+        return _version(self._client.get_model_version(name, found.version))
+
+    def versions(self) -> list[Version]:
+        found: list[Version] = []
+        token = None
+        while token != "":
+            page = self._client.search_model_versions(max_results=200, page_token=token)
+            found += [_version(one) for one in page]
+            token = page.token or ""
+        return found
+
+
+def _version(found: Any) -> Version:
+    return Version(
+        *(found.name, str(found.version), found.run_id or "", found.source or ""), tuple(found.aliases), dict(found.tags)
+    )
+
+
+def _none(name: str, version: str, alias: str) -> InputError:
+    wanted = f"{name}@{alias}" if alias else f"{name}/{version}"
+    return InputError(f"{wanted}: no such version in the registry. `polyphony history --model {name}` lists what there is.")
+
+
+class SqliteStore:
+    """MLflow's own tables, read only. Importing MLflow takes longer than all that is asked of it here."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = sqlite3.connect(f"file:{path.resolve()}?mode=ro", uri=True)
+
+    def readable(self) -> bool:
+        """Whether the tables are those that are known here."""
+        try:
+            self.makers([("", None)])
+            self.versions()
+        except sqlite3.Error:
+            return False
+        return True
+
+    def makers(self, wanted: Collection[Wanted]) -> dict[Wanted, Record | None]:
+        made: dict[str, list[tuple[int, str]]] = {digest: [] for digest, _ in wanted}
+        # `key` is the first column of the primary key of tags.
+        rows = self._rows(
+            "SELECT tags.key, runs.start_time, runs.run_uuid FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid "
+            "WHERE runs.status = 'FINISHED' AND runs.lifecycle_stage = 'active' AND tags.key IN ({})",
+            [PRODUCED + digest for digest in made],
+        )
+        for key, started, run_id in rows:
+            made[key.removeprefix(PRODUCED)].append((started, run_id))
+        chosen = {one: _last(made[one[0]], one[1]) for one in wanted}
+        records = self._records({run[1]: run[0] for run in chosen.values() if run is not None})
+        return {one: records[run[1]] if run is not None else None for one, run in chosen.items()}
+
+    def _records(self, started: Mapping[str, int]) -> dict[str, Record]:
+        kept: dict[str, dict[str, dict[str, str]]] = {run: {"tags": {}, "params": {}} for run in started}
+        for table in ("tags", "params"):
+            statement = f"SELECT run_uuid, key, value FROM {table} WHERE run_uuid IN ({{}})"  # noqa: S608 - two names, above
+            for run_id, key, value in self._rows(statement, list(started)):
+                kept[run_id][table][key] = value
+        return {run: Record(run, started[run], found["tags"], found["params"]) for run, found in kept.items()}
+
+    def version(self, name: str, version: str = "", alias: str = "") -> Version:
+        if alias:
+            query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
+            row = self._database.execute(query, (name, alias)).fetchone()
+            if row is None:
+                raise _none(name, version, alias)
+            version = str(row[0])
+        found = self._versions("name = ? AND version = ?", (name, version))
+        if not found:
+            raise _none(name, version, alias)
+        return found[0]
+
+    def versions(self) -> list[Version]:
+        return self._versions("1", ())
+
+    def _versions(self, condition: str, values: tuple[str, ...]) -> list[Version]:
+        def all_of(columns: str, table: str) -> Iterator[tuple[Any, ...]]:
+            yield from self._database.execute(f"SELECT name, version, {columns} FROM {table} WHERE {condition}", values)  # noqa: S608
+
+        tags: dict[tuple[str, int], dict[str, str]] = {}
+        for name, version, key, value in all_of("key, value", "model_version_tags"):
+            tags.setdefault((name, version), {})[key] = value
+        aliases: dict[tuple[str, int], list[str]] = {}
+        for name, version, alias in all_of("alias", "registered_model_aliases"):
+            aliases.setdefault((name, version), []).append(alias)
+        return [
+            Version(
+                name,
+                str(number),
+                run_id or "",
+                source or "",
+                tuple(sorted(aliases.get((name, number), []))),
+                tags.get((name, number), {}),
+            )
+            for name, number, run_id, source, stage in all_of("run_id, source, current_stage", "model_versions")
+            if stage != "Deleted_Internal"
+        ]
+
+    def _rows(self, statement: str, values: list[str]) -> Iterator[tuple[Any, ...]]:
+        """The rows of a statement with `{}` in place of the values, which are given a share at a time."""
+        for start in range(0, len(values), _VALUES):
+            share = values[start : start + _VALUES]
+            yield from self._database.execute(statement.format(", ".join("?" * len(share))), share)
+
+
+def _last(runs: list[tuple[int, str]], before: int | None) -> tuple[int, str] | None:
+    """The last that started before that time, the last of all where none did; None where there is none."""
+    earlier = [run for run in runs if before is None or run[0] < before]
+    return max(earlier or runs, default=None)
