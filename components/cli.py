@@ -41,6 +41,8 @@ class Step:
         outputs: artifacts that it writes, likewise; `run` writes each through `contracts.atomic`.
         collections: inputs given as `--name KEY=PATH`, any number of times; `run` gets a dict of `Path`.
         choices: words to choose from, name -> choices; each becomes `--name WORD` and a `str`.
+        counts: whole numbers that an engine sets where it divides the work, name -> default; each becomes an optional
+            `--name N` and an `int`.
         pages: what a person reads of the outputs, as one HTML or Markdown file each, name -> function of the outputs that
             returns its text; each becomes an optional `--name PATH`.
     """
@@ -54,6 +56,7 @@ class Step:
     defaults: Mapping[str, Callable[[Mapping[str, Section]], Path]] = field(default_factory=dict)
     collections: Mapping[str, str] = field(default_factory=dict)
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
     pages: Mapping[str, Callable[[Mapping[str, Path]], str]] = field(default_factory=dict)
 
     def main(self, argv: Sequence[str] | None = None) -> int:
@@ -62,9 +65,9 @@ class Step:
         log.setLevel(logging.INFO)
         # What libraries will change in their next version is no news to who runs a step.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate)\.")
-        arguments = self.parser().parse_args(argv)
+        arguments = sys.argv[1:] if argv is None else argv
         try:
-            return self._call(arguments)
+            return self._call(self.parser().parse_args(kubeflow.expand(arguments)))
         except ParameterError as error:
             print(f"{self.name}: {error}", file=sys.stderr)
             return 2
@@ -87,6 +90,8 @@ class Step:
         )
         for name, words in self.choices.items():
             parser.add_argument(_flag(name), choices=words, required=True)
+        for name, count in self.counts.items():
+            parser.add_argument(_flag(name), type=int, default=count, metavar="N", help=f"default: {count}")
         for name, meaning in self.inputs.items():
             parser.add_argument(_flag(name), type=Path, required=True, metavar="PATH", help=f"input: {meaning}")
         for name, meaning in self.optional.items():
@@ -110,6 +115,7 @@ class Step:
             raise ParameterError(f"--params: section(s) missing: {', '.join(missing)}.")
         parameters: dict[str, Section] = {name: sections[name] for name in self.sections}
         words: dict[str, str] = {name: given[name] for name in self.choices}
+        numbers: dict[str, int] = {name: given[name] for name in self.counts}
         inputs: dict[str, Path | None] = {name: given[name] for name in (*self.inputs, *self.optional)}
         inputs |= {name: default(parameters) for name, default in self.defaults.items() if inputs[name] is None}
         collections: dict[str, dict[str, Path]] = {name: dict(given[name]) for name in self.collections}
@@ -128,7 +134,7 @@ class Step:
         as_given = {name: section.model_dump(mode="json", exclude_unset=True) for name, section in parameters.items()}
         with lineage.step_run(label, recorded, read, as_given) as run:
             step = importlib.import_module(f"components.{self.name}.step")
-            metrics: dict[str, Any] = step.run(**parameters, **words, **inputs, **collections, **outputs)
+            metrics: dict[str, Any] = step.run(**parameters, **words, **numbers, **inputs, **collections, **outputs)
             stored = kubeflow.addresses(arguments.executor_input) if arguments.executor_input else {}
             digests = run.finish(outputs, metrics, stored)
         pages = {given[name]: page(outputs) for name, page in self.pages.items() if given[name]}

@@ -127,15 +127,17 @@ class Api:
         Args:
             seconds: time between two looks.
         """
-        told: dict[str, str] = {}
+        told: dict[tuple[str | None, str], str] = {}
         while True:
             with _answers(self._address):
                 run = self._client.get_run(run_id)
             tasks = (run.run_details.task_details if run.run_details else None) or []
             for task in [*tasks, run]:
                 state = str(task.state or "PENDING")
-                if told.get(task.display_name) != state:
-                    told[task.display_name] = state
+                # A loop has tasks of one name.
+                key = (getattr(task, "task_id", None), task.display_name)
+                if told.get(key) != state:
+                    told[key] = state
                     reason = task.error.message if task.error and task.error.message else ""
                     print(f"{task.display_name}: {state} {reason}".rstrip(), flush=True)
             if run.state in _ENDED:

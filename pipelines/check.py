@@ -56,8 +56,9 @@ def _defaults(root: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _unpassed(task: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    item = task.get("parameterIterator", {}).get("itemInput")
     for kind in ("parameters", "artifacts"):
-        passed = task.get("inputs", {}).get(kind, {})
+        passed = {*task.get("inputs", {}).get(kind, {}), item}
         for name in wanted.get("inputDefinitions", {}).get(kind, {}):
             if name not in passed:
                 yield f"is not passed {name}: the backend resolves arguments before it adds defaults."

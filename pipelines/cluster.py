@@ -86,6 +86,7 @@ class Cluster(Section):
     secrets: tuple[Secret, ...] = Field((), description="secrets of every task")
     volumes: Volumes = Volumes()
     retries: Retries = Retries()
+    parallel: int = Field(0, ge=0, description="objectives trained, and shards embedded, at a time; 0 is all")
     run_days: float = Field(3, gt=0, description="time after which a run is stopped")
     kept_days: float = Field(7, gt=0, description="time after which a finished run's pods are removed; its record stays")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from pipelines.local import run
 
     inputs = given_inputs(arguments.input, arguments.overrides)
-    if not run(Cluster(), inputs, arguments.runner, arguments.root):
+    # One training at a time: they would share this machine's memory.
+    if not run(Cluster(parallel=1), inputs, arguments.runner, arguments.root):
         return 1
     print(f"Outputs: {max(arguments.root.glob('polyphony-*'))}")
     return 0
@@ -163,21 +165,22 @@ def given_inputs(settings: list[str], overrides: str) -> dict[str, Any]:
     from pipelines.graph import pipeline
 
     declared: Mapping[str, Any] = pipeline(Cluster()).component_spec.inputs
-    types = {"Integer": int, "Float": float, "String": str}
+    types: dict[str, Callable[[str], Any]] = {"Integer": int, "Float": float, "String": str, "List": json.loads}
     inputs: dict[str, Any] = {}
     for setting in settings:
         name, separator, value = setting.partition("=")
         if not separator or name not in declared:
             raise ParameterError(f"--input {setting}: expected NAME=VALUE with one of {', '.join(declared)}.")
-        kind = types[declared[name].type]
+        kind = declared[name].type
         try:
-            inputs[name] = kind(value)
+            inputs[name] = types[kind](value)
         except ValueError:
-            raise ParameterError(f"--input {setting}: expected {kind.__name__}.") from None
+            raise ParameterError(f"--input {setting}: expected {_MEANT[kind]}.") from None
     if overrides:
         path = Path(overrides)
         inputs["overrides"] = path.read_text(encoding="utf-8") if path.suffix in (".yaml", ".yml", ".json") else overrides
     return inputs
 
 
+_MEANT = {"Integer": "a whole number", "Float": "a number", "List": 'a JSON list, such as ["dpo", "ddpo"]'}
 _ACTIONS = {"compile": _compile, "run": _run, "submit": _submit, "schedule": _schedule, "versions": _versions}

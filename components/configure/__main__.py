@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from components import kubeflow
+from components.configure.fan import compared, shards
 from components.configure.merge import TASKS, merge, part
 from components.configure.preflight import preflight
 from components.configure.source import identity
@@ -24,6 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = vars(parser().parse_args(argv))
     try:
         document = merge(arguments["set"], arguments["overrides"])
+        loops = {
+            "compared": compared(arguments["compare"], arguments["candidate"], document),
+            "shards": shards(arguments["embed_shards"]),
+        }
         source = identity(document["ingest"]["source"])
         preflight(document)
     except ParameterError as error:
@@ -33,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"configure: {error}", file=sys.stderr)
         return 1
     texts = {arguments[task]: part(document, of) for task, of in TASKS.items()}
-    texts[arguments["source"]] = source
+    texts |= {arguments[name]: text for name, text in (loops | {"source": source}).items()}
     if arguments["configuration"]:
         page = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
         texts[arguments["configuration"]] = f"All parameters of this run:\n\n```yaml\n{page}```\n"
@@ -56,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
     for task in TASKS:
         parser.add_argument(f"--{task}", type=Path, required=True, metavar="PATH", help=f"output: parameters of {task}")
     parser.add_argument("--source", type=Path, required=True, metavar="PATH", help="output: what the source is now")
+    parser.add_argument("--compare", default='["dpo", "ddpo"]', metavar="JSON", help="the objectives to train")
+    parser.add_argument("--candidate", default="ddpo", metavar="OBJECTIVE", help="that whose model is registered")
+    parser.add_argument("--embed-shards", type=int, default=1, metavar="N", help="tasks that share the embedding")
+    for name, meaning in (("compared", "the objectives"), ("shards", "the numbers of the shards")):
+        parser.add_argument(f"--{name}", type=Path, required=True, metavar="PATH", help=f"output: {meaning}, for the loops")
     parser.add_argument("--configuration", type=Path, metavar="PATH", help="output: all parameters, as a page to read")
     parser.add_argument("--executor-input", metavar="JSON", help="given by Kubeflow")
     return parser

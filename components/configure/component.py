@@ -19,6 +19,9 @@ def configure(
     evaluate_samples: int,
     register_name: str,
     overrides: str,
+    objectives: list,  # type: ignore[type-arg]
+    registered: str,
+    embed_shards: int,
     ingest: dsl.OutputPath(str),  # type: ignore[valid-type]
     validate: dsl.OutputPath(str),  # type: ignore[valid-type]
     embed: dsl.OutputPath(str),  # type: ignore[valid-type]
@@ -30,6 +33,8 @@ def configure(
     evaluate: dsl.OutputPath(str),  # type: ignore[valid-type]
     register: dsl.OutputPath(str),  # type: ignore[valid-type]
     source: dsl.OutputPath(str),  # type: ignore[valid-type]
+    compared: dsl.OutputPath(list),  # type: ignore[valid-type]
+    shards: dsl.OutputPath(list),  # type: ignore[valid-type]
     configuration: Output[Markdown],
 ) -> dsl.ContainerSpec:
     """Merges and checks all parameters, looks whether the run has what it needs, gives each task its own parameters."""
@@ -59,6 +64,11 @@ def configure(
             f"--evaluate={evaluate}",
             f"--register={register}",
             f"--source={source}",
+            f"--compare={objectives}",
+            f"--candidate={registered}",
+            f"--embed-shards={embed_shards}",
+            f"--compared={compared}",
+            f"--shards={shards}",
             f"--configuration={configuration.path}",
             EXECUTOR_INPUT,
         ],

@@ -12,6 +12,7 @@ STEP = Step(
     sections=("embed", "models"),
     inputs={"responses": "clean responses"},
     optional={"validation": "their validation, which must have passed"},
+    counts={"shard": 0, "of": 1},
     outputs={"embeddings": "semantic and style vectors of each response"},
 )
 

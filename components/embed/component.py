@@ -1,14 +1,16 @@
-"""The embed task on Kubeflow: the command line, in a container."""
+"""The embed tasks on Kubeflow: the command lines, in containers."""
 
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Metrics, Output
 
-from components.kubeflow import EXECUTOR_INPUT, MODEL
+from components.kubeflow import EXECUTOR_INPUT, LIGHT, MODEL
 
 
 @dsl.container_component
 def embed(
     params: str,
+    shard: str,
+    of: int,
     responses: Input[Dataset],
     validation: Input[Artifact],
     embeddings: Output[Dataset],
@@ -20,10 +22,28 @@ def embed(
         command=["python", "-m", "components.embed"],
         args=[
             f"--params={params}",
+            f"--shard={shard}",
+            f"--of={of}",
             f"--responses={responses.path}",
             f"--validation={validation.path}",
             f"--embeddings={embeddings.path}",
             f"--metrics={metrics.path}",
+            EXECUTOR_INPUT,
+        ],
+    )
+
+
+@dsl.container_component
+def gather(responses: Input[Dataset], parts: Input[list[Dataset]], embeddings: Output[Dataset]) -> dsl.ContainerSpec:
+    """Puts the shards together."""
+    del parts
+    return dsl.ContainerSpec(
+        image=LIGHT,
+        command=["python", "-m", "components.embed.gather"],
+        args=[
+            f"--responses={responses.path}",
+            "--part=@parts",
+            f"--embeddings={embeddings.path}",
             EXECUTOR_INPUT,
         ],
     )

@@ -27,18 +27,33 @@ _KINDS = ("semantic", "style")
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def run(*, embed: Params, models: Models, responses: Path, validation: Path | None, embeddings: Path) -> dict[str, Any]:
+def run(
+    *,
+    embed: Params,
+    models: Models,
+    responses: Path,
+    validation: Path | None,
+    embeddings: Path,
+    shard: int = 0,
+    of: int = 1,
+) -> dict[str, Any]:
     """Writes `embeddings`, in the order of `responses`.
 
     A finished chunk is kept in the work folder until all are done and recorded, so that a killed run goes on where it was
     and ends with the same bytes.
 
+    Args:
+        shard, of: only the responses whose texts are in the chunks of shard `shard` (from 0) of `of`. A shard is of whole
+            chunks, which are embedded as they would be without shards: all of them together are the same bytes.
+
     Returns:
         Numbers of texts, of distinct ones, of those longer than an embedder reads, and the widths of the vectors.
 
     Raises:
-        InputError: if a model does not exist, or the responses did not pass validation.
+        InputError: if a model or a shard does not exist, or the responses did not pass validation.
     """
+    if not 0 <= shard < of:
+        raise InputError(f"--shard {shard} --of {of}: shards are counted from 0 to {of - 1}.")
     require_passed(validation)
     names = {"semantic": models.semantic, "style": models.style}
     embedders = {name: load_embedder(name, models.remote_code) for name in dict.fromkeys(names.values())}
@@ -46,7 +61,12 @@ def run(*, embed: Params, models: Models, responses: Path, validation: Path | No
     distinct, place = _distinct(responses)
     if not len(place):
         raise InputError(f"{responses}: holds no responses. Run ingest again.")
-    key = f"{digest(responses)} {names} {models.remote_code} {embed.model_dump_json()}"
+    chunks = -(-len(distinct) // embed.chunk)
+    mine = range(shard * chunks // of, (shard + 1) * chunks // of)
+    start = mine.start * embed.chunk
+    distinct = distinct[start : mine.stop * embed.chunk]
+    (wanted,) = ((place >= start) & (place < start + len(distinct))).nonzero()
+    key = f"{digest(responses)} {names} {models.remote_code} {embed.model_dump_json()} {shard}/{of}"
     work = work_folder("embed") / hashlib.sha256(key.encode()).hexdigest()[:16]
     parts = []
     with tqdm(total=len(distinct) * len(embedders), desc="embed", unit="text", mininterval=1) as bar:
@@ -67,19 +87,19 @@ def run(*, embed: Params, models: Models, responses: Path, validation: Path | No
     with EMBEDDINGS.writer(embeddings, metadata=names, **widths) as writer:
         row = 0
         for batch in RESPONSES.batches(responses, ["response_id"]):
-            rows = place[row : row + batch.num_rows]
-            row += batch.num_rows
+            rows = wanted[np.searchsorted(wanted, row) : np.searchsorted(wanted, row + batch.num_rows)]
             columns = {
-                kind: pa.FixedSizeListArray.from_arrays(pa.array(vectors[kind][rows].ravel()), width)
+                kind: pa.FixedSizeListArray.from_arrays(pa.array(vectors[kind][place[rows] - start].ravel()), width)
                 for kind, width in widths.items()
             }
-            writer.write(pa.table({"response_id": batch.column(0), **columns}))
+            writer.write(pa.table({"response_id": batch.column(0).take(pa.array(rows - row)), **columns}))
+            row += batch.num_rows
     del vectors
     when_recorded(lambda: shutil.rmtree(work, ignore_errors=True))
     for kind, count in truncated.items():
         if count:
             log.info("%d of %d texts are longer than the %s embedder (%s) reads", count, len(distinct), kind, names[kind])
-    return {"texts": len(place), "distinct_texts": len(distinct), "width": widths, "truncated": truncated}
+    return {"texts": len(wanted), "distinct_texts": len(distinct), "width": widths, "truncated": truncated}
 
 
 def _distinct(responses: Path) -> tuple[Ints, Ints]:
@@ -113,6 +133,8 @@ def _gather(
 ) -> tuple[dict[str, np.ndarray[Any, np.dtype[np.float32]]], dict[str, int]]:
     """The vectors of all chunks, (texts, width) by kind, on disk and not in memory; and how many texts were cut."""
     truncated = dict.fromkeys(_KINDS, 0)
+    if not parts:
+        return {kind: np.empty((0, width), np.float32) for kind, width in widths.items()}, truncated
     files = {kind: work / f"{kind}.float32" for kind in _KINDS}
     # Written as files, not through the map: where the disk is full, a write says so and a map kills the process.
     with files["semantic"].open("wb") as semantic, files["style"].open("wb") as style:

@@ -9,17 +9,18 @@ from components.kubeflow import EXECUTOR_INPUT, MODEL
 @dsl.container_component
 def evaluate(
     params: str,
+    objectives: list,  # type: ignore[type-arg]
     responses: Input[Dataset],
     reward: Input[Model],
     sft: Input[Model],
-    dpo: Input[Model],
-    ddpo: Input[Model],
+    models: Input[list[Model]],
     generations: Output[Dataset],
     evaluation: Output[Artifact],
     metrics: Output[Metrics],
     comparison: Output[HTML],
 ) -> dsl.ContainerSpec:
     """Stories from every trained system for the test prompts, their quality and their diversity."""
+    del models
     return dsl.ContainerSpec(
         image=MODEL,
         command=["python", "-m", "components.evaluate"],
@@ -28,8 +29,7 @@ def evaluate(
             f"--responses={responses.path}",
             f"--reward={reward.path}",
             f"--system=sft={sft.path}",
-            f"--system=dpo={dpo.path}",
-            f"--system=ddpo={ddpo.path}",
+            f"--system=@models:{objectives}",
             f"--generations={generations.path}",
             f"--evaluation={evaluation.path}",
             f"--metrics={metrics.path}",

@@ -20,6 +20,7 @@ SMALL = {
     "models.max_tokens": 256,
     "ingest.source": "stories.jsonl",
     "ingest.test_share": 0.3,
+    "embed.chunk": 7,
     "train.checkpoint_minutes": 1e-6,
     "train.reward.epochs": 1,
     "train.lora.r": 4,

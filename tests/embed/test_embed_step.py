@@ -15,20 +15,28 @@ import pytest
 from components.contracts import EMBEDDINGS, RESPONSES, InputError, content_id
 from components.embed import step
 from components.embed.__main__ import STEP
+from components.embed.gather import main as gather
 from components.embed.params import Params
 from components.embed.step import run
 from components.lineage import digest
 from components.models.params import Params as Models
 from components.models.stylometric import features
-from tests.conftest import response_rows
+from tests.conftest import response_rows, story
 
 STYLES = Models(semantic="stylometric", style="stylometric")
 
 
 def embed(
-    responses: Path, out: Path, models: Models = STYLES, validation: Path | None = None, **options: Any
+    responses: Path,
+    out: Path,
+    models: Models = STYLES,
+    validation: Path | None = None,
+    shard: int = 0,
+    of: int = 1,
+    **options: Any,
 ) -> dict[str, Any]:
-    return run(embed=Params(**options), models=models, responses=responses, validation=validation, embeddings=out)
+    inputs = {"responses": responses, "validation": validation}
+    return run(embed=Params(**options), models=models, **inputs, embeddings=out, shard=shard, of=of)
 
 
 def write(path: Path, texts: list[str]) -> Path:
@@ -198,3 +206,38 @@ def test_command_line(
     assert message in capsys.readouterr().err
     assert out.exists() == metrics.exists() == (status == 0)
     assert STEP.main([*arguments[:-1], str(tmp_path / "missing.parquet"), "--embeddings", str(out)]) == status or 1
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 7])
+def test_shards_together_are_the_bytes_of_one(tmp_path: Path, shards: int, store: Path) -> None:
+    """Also where a text occurs in several chunks, batches are not full, and there are more shards than chunks."""
+    del store
+    texts = [story(i % 23, 5 + i % 23) for i in range(40)]
+    responses = write(tmp_path / "r.parquet", texts)
+    options = {"batch_size": 3, "chunk": 5}
+    whole = embed(responses, tmp_path / "whole.parquet", **options)
+    paths = [tmp_path / f"{shard}.parquet" for shard in range(shards)]
+    parts = [embed(responses, path, shard=shard, of=shards, **options) for shard, path in enumerate(paths)]
+    for key in ("texts", "distinct_texts"):
+        assert sum(part[key] for part in parts) == whole[key]
+    together = tmp_path / "together.parquet"
+    words = [f"--part={number}={path}" for number, path in reversed(list(enumerate(paths)))]
+    assert gather([f"--responses={responses}", *words, f"--embeddings={together}"]) == 0
+    assert together.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_shards_that_do_not_belong_together(tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    del store
+    responses = write(tmp_path / "r.parquet", [story(i) for i in range(20)])
+    other = write(tmp_path / "other.parquet", [story(100 + i) for i in range(20)])
+    paths = [tmp_path / f"{shard}.parquet" for shard in range(2)]
+    for shard, (table, path) in enumerate(zip((responses, other), paths, strict=True)):
+        embed(table, path, shard=shard, of=2, chunk=5)
+    for words in ([paths[0], paths[0]], paths):
+        given = [f"--part={number}={path}" for number, path in enumerate(words)]
+        assert gather([f"--responses={responses}", *given, f"--embeddings={tmp_path / 'out'}"]) == 1
+    told = capsys.readouterr().err
+    assert "20 responses; 20 in the shards, 10 of them distinct" in told and "is in no shard" in told
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="counted from 0 to 1"):
+        embed(responses, tmp_path / "out", shard=2, of=2)

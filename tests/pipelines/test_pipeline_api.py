@@ -63,6 +63,16 @@ def test_submit_follows_the_run_to_its_end(server: Kubeflow, monkeypatch: Any, c
     ]
 
 
+def test_the_tasks_of_a_loop_are_told_apart(server: Kubeflow, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = ({"display_name": "Train preference", "task_id": name, "state": "RUNNING"} for name in "ab")
+    done = {"state": "SUCCEEDED"}
+    server.states = [{"state": "RUNNING", "run_details": {"task_details": [first, second | done]}}] * 3
+    server.states += [done | {"run_details": {"task_details": [first | done, second | done]}}]
+    assert call("submit", "--poll", "0.001") == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Train preference")]
+    assert sorted(told) == ["Train preference: RUNNING", *["Train preference: SUCCEEDED"] * 2]
+
+
 @pytest.mark.parametrize("state", ["FAILED", "CANCELED"])
 def test_a_run_that_does_not_succeed(server: Kubeflow, state: str, capsys: pytest.CaptureFixture[str]) -> None:
     broken = {"display_name": "Gate: responses", "state": "FAILED", "error": {"message": "exit code 1"}}

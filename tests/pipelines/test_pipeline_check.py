@@ -28,7 +28,9 @@ def container(spec: dict[str, Any], task: str) -> dict[str, Any]:
 
 
 def tasks(spec: dict[str, Any]) -> dict[str, Any]:
-    return spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    """All tasks but those of the root, those of loops among them."""
+    dags = [found["dag"]["tasks"] for found in spec["components"].values() if "dag" in found]
+    return {name: found for dag in dags for name, found in dag.items()}
 
 
 def executor(platform: dict[str, Any], task: str) -> dict[str, Any]:
@@ -146,7 +148,7 @@ def test_mistakes_in_a_profile(tmp_path: Path, profile: str, told: str, capsys: 
     [
         (["compile", "--cluster", "none"], "Give a file, or one of: gpu, plain"),
         (["run", "--input", "epochs=3"], "expected NAME=VALUE with one of"),
-        (["run", "--input", "train_sft_epochs=many"], "--input train_sft_epochs=many: expected int"),
+        (["run", "--input", "train_sft_epochs=many"], "--input train_sft_epochs=many: expected a whole number"),
     ],
 )
 def test_mistakes_in_a_call(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,12 +158,13 @@ def test_mistakes_in_a_call(words: list[str], told: str, capsys: pytest.CaptureF
 
 def test_inputs_have_the_types_of_the_form(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("weight: {floor: 0.2}", encoding="utf-8")
-    words = ["train_sft_epochs=3", "train_preference_learning_rate=5e-6", "ingest_source=a=b"]
+    words = ["train_sft_epochs=3", "train_preference_learning_rate=5e-6", "ingest_source=a=b", 'objectives=["dpo", "orpo"]']
     inputs = given_inputs(words, str(tmp_path / "mine.yaml"))
     assert inputs == {
         "train_sft_epochs": 3,
         "train_preference_learning_rate": 5e-6,
         "ingest_source": "a=b",
+        "objectives": ["dpo", "orpo"],
         "overrides": "weight: {floor: 0.2}",
     }
     assert type(inputs["train_sft_epochs"]) is int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kfp.local.placeholder_utils import resolve_individual_placeholder
 
+from components import kubeflow
 from components.configure.__main__ import parser as configure_parser
+from components.configure.fan import compared, shards
 from components.configure.merge import TASKS, merge, part
 from components.params import SECTIONS
 from pipelines.cluster import load_cluster
@@ -21,6 +24,8 @@ from pipelines.package import PACKAGE, compile_package, documents
 from tests.test_dvc_yaml import EDGES, STAGES, step_of
 
 SPEC, PLATFORM = documents(PACKAGE.read_text(encoding="utf-8"))
+# Over what the loops go by default.
+ITEMS = {"train-preference": ["dpo", "ddpo"], "embed": ["0"]}
 # Stage of dvc.yaml -> task of the package, and the part of the parameters that it gets.
 TASK_OF = {
     "ingest": ("ingest", "ingest"),
@@ -32,18 +37,37 @@ TASK_OF = {
     "train-sft": ("train-sft", "sft"),
     "reference": ("reference", "reference"),
     "train@dpo": ("train-preference", "preference"),
-    "train@ddpo": ("train-preference-2", "preference"),
+    "train@ddpo": ("train-preference", "preference"),
     "evaluate": ("evaluate", "evaluate"),
     "register": ("register", "register"),
 }
 # Only on Kubeflow.
-ENGINE_ONLY = {"configure", "gate", "gate-2"}
+ENGINE_ONLY = {"configure", "gate", "gate-2", "gather"}
 # Read by steps, but without effect on their results, so that dvc.yaml leaves them out.
 NEUTRAL = {"models.remote_code", "train.checkpoint_minutes"}
 
 
+BODY = SPEC["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+LOOPS = {name: SPEC["components"][found["componentRef"]["name"]] for name, found in BODY.items() if "loop" in name}
+# Task in a loop -> the loop.
+INSIDE = {task: loop for loop, found in LOOPS.items() for task in found["dag"]["tasks"]}
+
+
 def tasks() -> dict[str, Any]:
-    return SPEC["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    """All tasks, those of loops among them."""
+    inside = {name: found for loop in LOOPS.values() for name, found in loop["dag"]["tasks"].items()}
+    return {name: found for name, found in BODY.items() if name not in LOOPS} | inside
+
+
+def parameters(task: str) -> dict[str, Any]:
+    """Parameter inputs of a task: name -> where the value comes from; that of a loop's item is the item."""
+    passed = dict(tasks()[task]["inputs"].get("parameters", {}))
+    if task not in INSIDE:
+        return passed
+    loop = BODY[INSIDE[task]]
+    item = loop["parameterIterator"]["itemInput"]
+    outside = loop["inputs"]["parameters"] | {item: "item"}
+    return {name: outside[found["componentInputParameter"]] for name, found in passed.items()}
 
 
 def container(task: str) -> dict[str, Any]:
@@ -51,25 +75,45 @@ def container(task: str) -> dict[str, Any]:
 
 
 def artifacts(task: str) -> dict[str, tuple[str, str]]:
-    """Artifact inputs of a task: name -> producing task and its output."""
-    inputs = tasks()[task]["inputs"].get("artifacts", {})
-    taken = {name: found["taskOutputArtifact"] for name, found in inputs.items()}
-    return {name: (found["producerTask"], found["outputArtifactKey"]) for name, found in taken.items()}
+    """Artifact inputs of a task: name -> producing task and its output, through loops; what a loop makes is collected."""
+    found = tasks()[task]["inputs"].get("artifacts", {})
+    if task in INSIDE:
+        outside = BODY[INSIDE[task]]["inputs"]["artifacts"]
+        found = {name: outside[taken["componentInputArtifact"]] for name, taken in found.items()}
+    made = {}
+    for name, taken in found.items():
+        producer, output = taken["taskOutputArtifact"]["producerTask"], taken["taskOutputArtifact"]["outputArtifactKey"]
+        if producer in LOOPS:
+            (selected,) = LOOPS[producer]["dag"]["outputs"]["artifacts"][output]["artifactSelectors"]
+            producer, output = selected["producerSubtask"], selected["outputArtifactKey"]
+        made[name] = (producer, output)
+    return made
 
 
-def rendered(task: str, backend: bool, **values: Any) -> list[str]:
+def rendered(task: str, backend: bool, root: Path = Path("/"), **values: Any) -> list[str]:
     """A container's arguments with placeholders replaced, as the backend's launcher or kfp.local does it.
 
-    Artifacts are at `/<task>/<name>`. The backend writes numbers as Go's %v does, kfp.local as JSON.
+    Artifacts are at `/<task>/<name>`; those of a loop at `/<task>/<item>/<name>`, with the record of a training in `root`. The
+    backend writes numbers as Go's %v does, kfp.local as JSON.
     """
     spec = SPEC["components"][f"comp-{task}"]
     outputs = {name: f"/{task}/{name}" for name in spec.get("outputDefinitions", {}).get("artifacts", {})}
     files = {name: f"/{task}/{name}" for name in spec.get("outputDefinitions", {}).get("parameters", {})}
-    inputs = {name: "/" + "/".join(made) for name, made in artifacts(task).items()}
+    lists = {name for name, found in spec["inputDefinitions"].get("artifacts", {}).items() if found.get("isArtifactList")}
+    inputs = {name: "/" + "/".join(made) for name, made in artifacts(task).items() if name not in lists}
+    collected = {}
+    for name in lists:
+        producer, output = artifacts(task)[name]
+        # In another order than that of the loop: the backend promises none.
+        collected[name] = [root / producer / item / output for item in reversed(ITEMS[producer])]
+        for item, place in zip(reversed(ITEMS[producer]), collected[name], strict=True):
+            place.mkdir(parents=True, exist_ok=True)
+            (place / "training.json").write_text(json.dumps({"objective": item}), encoding="utf-8")
     told: dict[str, Any] = {
         "inputs": {
             "parameterValues": values,
-            "artifacts": {name: {"artifacts": [{"uri": uri}]} for name, uri in inputs.items()},
+            "artifacts": {name: {"artifacts": [{"uri": uri}]} for name, uri in inputs.items()}
+            | {name: {"artifacts": [{"uri": str(place)} for place in places]} for name, places in collected.items()},
         },
         "outputs": {
             "outputFile": f"/{task}/output.json",
@@ -90,9 +134,11 @@ def rendered(task: str, backend: bool, **values: Any) -> list[str]:
 
 
 def go(value: Any) -> str:
-    """Text of a parameter as the backend writes it: 1.0 is `1`, 5e-6 is `5e-06`."""
+    """Text of a parameter as the backend writes it: 1.0 is `1`, 5e-6 is `5e-06`, a list is JSON without spaces."""
     if isinstance(value, str):
         return value
+    if isinstance(value, list):
+        return json.dumps(value, separators=(",", ":"))
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e21 else repr(float(value))
 
 
@@ -102,51 +148,81 @@ def test_the_package_is_that_of_the_code() -> None:
 
 
 def test_steps_and_edges_are_those_of_dvc_yaml() -> None:
-    stage_of = {task: stage for stage, (task, _) in TASK_OF.items()}
-    assert set(tasks()) == set(stage_of) | ENGINE_ONLY
+    assert set(tasks()) == {task for task, _ in TASK_OF.values()} | ENGINE_ONLY
     assert set(TASK_OF) == set(STAGES)
+    assert {stage.partition("@")[2] for stage, (task, _) in TASK_OF.items() if task == "train-preference"} == set(
+        form()["objectives"]["defaultValue"]
+    )
+    # What gathers the shards stands for them.
+    stages_of = {task: [stage for stage, (of, _) in TASK_OF.items() if of == task] for task, _ in TASK_OF.values()}
+    stages_of |= {"gather": ["embed"]}
     found = {
-        (stage_of[producer], stage_of[task])
-        for task in stage_of
+        (before, after)
+        for task, afters in stages_of.items()
         for producer, _ in artifacts(task).values()
-        if producer not in ENGINE_ONLY
+        for before in stages_of.get(producer, [])
+        for after in afters
+        # Of several models, one is registered.
+        if task != "register" or before in ("evaluate", f"train@{form()['registered']['defaultValue']}")
     }
-    assert found == EDGES
+    assert found - {("embed", "embed"), ("ingest", "embed")} == EDGES - {("ingest", "embed")}
+
+
+def form() -> dict[str, Any]:
+    return SPEC["root"]["inputDefinitions"]["parameters"]
 
 
 def test_gates_stand_between_validation_and_what_is_costly() -> None:
-    behind = {task for task, found in tasks().items() if "gate" in found.get("dependentTasks", [])}
-    assert behind == {"embed", "train-reward", "train-sft"}
-    behind = {task for task, found in tasks().items() if "gate-2" in found.get("dependentTasks", [])}
-    assert behind == {"train-preference", "train-preference-2"}
+
+    def behind(gate: str) -> set[str]:
+        waiting = {name for name, found in BODY.items() if gate in found.get("dependentTasks", [])}
+        return {task for task in tasks() if INSIDE.get(task, task) in waiting}
+
+    assert behind("gate") == {"embed", "train-reward", "train-sft"}
+    assert behind("gate-2") == {"train-preference"}
     assert artifacts("gate") == {"validation": ("validate", "validation")}
     assert artifacts("gate-2") == {"validation": ("validate-weights", "validation")}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("backend", [True, False])
-def test_a_task_calls_its_step_as_the_stage_does(stage: str, backend: bool) -> None:
+def test_a_task_calls_its_step_as_the_stage_does(stage: str, backend: bool, tmp_path: Path) -> None:
     """The same words and the same inputs, each from the same producer, under the same name."""
     task, _ = TASK_OF[stage]
     step, by_dvc = step_of(STAGES[stage])
     assert container(task)["command"] == ["python", "-m", f"components.{step.name}"]
-    values = {"params": '{"a": 5e-06}', "source": "s", "objective": stage.rpartition("@")[2]}
-    passed = tasks()[task]["inputs"]["parameters"]
-    if "objective" in passed:
-        assert passed["objective"] == {"runtimeValue": {"constant": values["objective"]}}
-    by_kubeflow = step.parser().parse_args(rendered(task, backend, **{name: values[name] for name in passed}))
+    objectives = form()["objectives"]["defaultValue"]
+    values = {
+        "params": '{"a": 5e-06}',
+        "source": "s",
+        "objective": stage.partition("@")[2] or form()["registered"]["defaultValue"],
+    }
+    values |= {"objectives": objectives, "shard": "0", "of": 1}
+    passed = parameters(task)
+    if task in ITEMS:
+        assert "item" in passed.values()
+    words = kubeflow.expand(rendered(task, backend, tmp_path, **{name: values[name] for name in passed}))
+    by_kubeflow = step.parser().parse_args(words)
     assert by_kubeflow.params == '{"a": 5e-06}'
-    for word in step.choices:
+    for word in (*step.choices, *step.counts):
         assert getattr(by_kubeflow, word) == getattr(by_dvc, word)
     made_by = {path: name for name, found in STAGES.items() for path in found["outs"]}
+
+    def place(path: Path) -> str:
+        """Where what a stage of dvc.yaml writes lies here; the shards of an embedding are put together on the way."""
+        maker = made_by[str(path)]
+        producer = {"embed": "gather"}.get(maker, TASK_OF[maker][0])
+        return f"{tmp_path}/{producer}/{maker.partition('@')[2]}/model" if "@" in maker else f"/{producer}/"
+
     for name in (*step.inputs, *step.optional):
         path, there = getattr(by_dvc, name), getattr(by_kubeflow, name)
         assert (path is None) == (there is None), name
         if path is not None:
-            assert there.parts[1] == TASK_OF[made_by[str(path)]][0]
+            assert str(there).startswith(place(path))
     for name in step.collections:
-        sources = {key: TASK_OF[made_by[str(path)]][0] for key, path in getattr(by_dvc, name)}
-        assert {key: path.parts[1] for key, path in getattr(by_kubeflow, name)} == sources
+        asked, given_ones = getattr(by_dvc, name), getattr(by_kubeflow, name)
+        assert [key for key, _ in given_ones] == [key for key, _ in asked]
+        assert all(str(there).startswith(place(path)) for (_, path), (_, there) in zip(asked, given_ones, strict=True))
     for name in (*step.outputs, "metrics", *step.pages):
         assert getattr(by_kubeflow, name).as_posix() == f"/{task}/{name}"
     assert json.loads(by_kubeflow.executor_input)["outputs"]["outputFile"] == f"/{task}/output.json"
@@ -165,7 +241,7 @@ def test_a_task_gets_the_parameters_of_its_stage(stage: str) -> None:
     """No fewer, or defaults would stand in for them; no more, or a cache would miss without need."""
     everything = merge([], "")
     task, name = TASK_OF[stage]
-    assert tasks()[task]["inputs"]["parameters"]["params"]["taskOutputParameter"]["outputParameterKey"] == name
+    assert parameters(task)["params"]["taskOutputParameter"]["outputParameterKey"] == name
     given = set(leaves(json.loads(part(everything, TASKS[name]))))
     declared = STAGES[stage]["params"]
     wanted = {leaf for leaf in leaves(everything) if any(leaf == p or leaf.startswith(f"{p}.") for p in declared)}
@@ -175,20 +251,19 @@ def test_a_task_gets_the_parameters_of_its_stage(stage: str) -> None:
 
 def test_the_form_has_the_defaults_of_the_parameters() -> None:
     everything = merge([], "")
-    form = SPEC["root"]["inputDefinitions"]["parameters"]
     settings = dict(
         re.findall(
             r"^--set=([\w.]+)=\{\{\$\.inputs\.parameters\['(\w+)'\]\}\}$", "\n".join(container("configure")["args"]), re.M
         )
     )
-    assert set(settings.values()) | {"overrides"} == set(form)
+    assert set(settings.values()) | {"overrides", "objectives", "registered", "embed_shards"} == set(form())
     for path, name in settings.items():
         value = everything
         for key in path.split("."):
             value = value[key]
-        assert form[name]["defaultValue"] == value
+        assert form()[name]["defaultValue"] == value
         assert path.replace(".", "_") == name
-    assert all(found["description"] for found in form.values())
+    assert all(found["description"] for found in form().values())
 
 
 TEXTS = st.text(max_size=40) | st.sampled_from(["", "5e-6", "true", "None", "--x=y", "'\"\n\\n", "{{$}}", "naïve – 日本 🖋"])
@@ -201,8 +276,7 @@ def test_configure_reads_the_same_from_the_backend_and_here(
     source: str, name: str, rate: float, epochs: int, gap: float
 ) -> None:
     """Numbers such as 5e-6, empty strings, booleans, quotes, newlines and Unicode arrive as they were given."""
-    form = {key: found["defaultValue"] for key, found in SPEC["root"]["inputDefinitions"]["parameters"].items()}
-    form |= {
+    given_form = {key: found["defaultValue"] for key, found in form().items()} | {
         "ingest_source": source,
         "register_name": name,
         "train_preference_learning_rate": rate,
@@ -214,9 +288,12 @@ def test_configure_reads_the_same_from_the_backend_and_here(
         # kfp.local looks for placeholders in what it has just put in; the backend's launcher does not.
         if not backend and "{{$" in source:
             continue
-        values = {key: (int(v) if "epochs" in key or "max" in key or "samples" in key else v) for key, v in form.items()}
+        whole = {key for key, found in form().items() if found["parameterType"] == "NUMBER_INTEGER"}
+        values = {key: (int(value) if key in whole else value) for key, value in given_form.items()}
         given_words = configure_parser().parse_args(rendered("configure", backend, **values))
         read.append(merge(given_words.set, given_words.overrides))
+        assert json.loads(compared(given_words.compare, given_words.candidate, read[-1])) == ["dpo", "ddpo"]
+        assert json.loads(shards(given_words.embed_shards)) == ["0"]
     for document in read:
         assert document["ingest"]["source"] == source
         assert document["train"]["preference"]["learning_rate"] == rate
@@ -240,7 +317,7 @@ def test_every_step_gets_what_the_cluster_has() -> None:
         resources = executor["container"]["resources"]
         assert ("accelerator" in resources) == heavy
         if heavy:
-            many = label in ("exec-train-sft", "exec-train-preference", "exec-train-preference-2")
+            many = label in ("exec-train-sft", "exec-train-preference")
             assert resources["accelerator"]["resourceCount"] == ("4" if many else "1")
         assert resources["resourceMemoryLimit"] == ("64G" if heavy else "16G")
         assert ("nodeSelector" in told[label]) == heavy == ("tolerations" in told[label])

@@ -18,7 +18,7 @@ SAME = {
     "artifacts/responses.parquet": "ingest/responses",
     "artifacts/rejects.parquet": "ingest/rejects",
     "artifacts/validation/responses": "validate/validation",
-    "artifacts/embeddings.parquet": "embed/embeddings",
+    "artifacts/embeddings.parquet": "gather/embeddings",
     "artifacts/deviations.parquet": "weight/deviations",
     "artifacts/pairs.parquet": "weight/pairs",
     "artifacts/weight_report": "weight/report",
@@ -26,8 +26,8 @@ SAME = {
     "artifacts/models/reward": "train-reward/model",
     "artifacts/models/sft": "train-sft/model",
     "artifacts/reference.parquet": "reference/reference",
-    "artifacts/models/dpo": "train-preference/model",
-    "artifacts/models/ddpo": "train-preference-2/model",
+    "artifacts/models/dpo": "for-loop-3-iteration-0/train-preference/model",
+    "artifacts/models/ddpo": "for-loop-3-iteration-1/train-preference/model",
     "artifacts/generations.parquet": "evaluate/generations",
 }
 
@@ -45,7 +45,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_the_same_digests_as_with_dvc(tmp_path: Path, finished: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "workspace", ignore=shutil.ignore_patterns("artifacts", "mlflow.db"))
-    done = run(folder, "--root", "runs")
+    done = run(folder, "--root", "runs", "--input", "embed_shards=3")
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     (made,) = (folder / "runs").iterdir()
     found = {path: digest(made / place) for path, place in SAME.items()}
@@ -60,6 +60,25 @@ def test_the_same_digests_as_with_dvc(tmp_path: Path, finished: Path) -> None:
     )
     lock = workspace.locked(finished)
     assert {path: lock[path] for path in SAME} == found
+
+
+@pytest.mark.slow
+def test_other_objectives_side_by_side(tmp_path: Path, tiny_model: Path) -> None:
+    """All of them are evaluated together, and the one asked for is registered."""
+    folder = workspace.make(tmp_path / "workspace", tiny_model)
+    words = ["--input", 'objectives=["dorpo", "dpo", "orpo"]', "--input", "registered=dorpo"]
+    done = run(folder, "--root", "runs", *words)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    (made,) = (folder / "runs").iterdir()
+    measured = json.loads((made / "evaluate" / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    assert list(measured["systems"]) == ["sft", "dorpo", "dpo", "orpo", "gold"]
+    (model,) = (place for place in made.glob("for-loop-3-*/train-preference/model") if objective(place) == "dorpo")
+    version = json.loads((made / "register" / "version").read_text(encoding="utf-8"))
+    assert version["digests"][digest(model)] == "dorpo"
+
+
+def objective(model: Path) -> str:
+    return str(json.loads((model / "training.json").read_text(encoding="utf-8"))["objective"])
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ def call(tmp_path: Path, tiny_model: Path, store: Path) -> Any:
     """Calls `configure` with all its outputs under `out`; returns its status."""
     del store
     (tmp_path / "stories.jsonl").write_text("{}\n", encoding="utf-8")
-    outputs = [f"--{name}=out/{name}" for name in (*TASKS, "source", "configuration")]
+    outputs = [f"--{name}=out/{name}" for name in (*TASKS, "source", "compared", "shards", "configuration")]
     usual = [f"--set=models.language={tiny_model}", "--set=ingest.source=stories.jsonl"]
     return lambda *words: configure([*usual, *outputs, *words])
 
@@ -40,6 +40,13 @@ def test_every_task_gets_its_part(call: Any, tiny_model: Path, tmp_path: Path) -
     assert "floor: 0.2" in Path("out/configuration").read_text()
     assert str(tiny_model) in Path("out/ingest").read_text()
     assert json.loads((tmp_path / "told.json").read_text())["artifacts"] == told["artifacts"]
+
+
+def test_loops_go_over_what_is_asked_for(call: Any) -> None:
+    assert call('--compare=["dpo", "orpo"]', "--candidate=orpo", "--embed-shards=3") == 0
+    assert json.loads(Path("out/compared").read_text()) == ["dpo", "orpo"]
+    assert json.loads(Path("out/shards").read_text()) == ["0", "1", "2"]
+    assert call('--compare=["ddpo"]', "--overrides={register: {baseline: sft}}") == 0
 
 
 def test_another_learning_rate_leaves_what_does_not_depend_on_it() -> None:
@@ -74,6 +81,12 @@ def test_all_mistakes_are_told_at_once() -> None:
         (["--set=weight.deviation=stile"], 2, "weight.deviation"),
         (["--set=weight"], 2, "expected SECTION.PARAMETER=VALUE"),
         (["--overrides=[1]"], 2, "overrides: expected a mapping"),
+        (["--compare=dpo"], 2, "'dpo' is no list"),
+        (['--compare=["dpo", "ddpo", "ddpo", "tpo"]'], 2, "'tpo' is not known"),
+        (['--compare=["dpo", "ddpo", "ddpo", "tpo"]'], 2, "'ddpo' twice"),
+        (['--compare=["dpo"]'], 2, "registered: 'ddpo' is not one of the objectives dpo"),
+        (['--compare=["ddpo"]'], 2, "register.baseline: 'dpo' is not trained"),
+        (["--embed-shards=0"], 2, "embed_shards: 0"),
         (["--set=models.language=nowhere"], 1, "model 'nowhere': no such folder"),
         (["--set=ingest.source=nothing.csv"], 1, "nothing.csv: no such file"),
     ],
