@@ -9,16 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components.evaluate.catalogue import ARROWS, BY_KEY, METRICS
 from pipelines import ancestry, command, presets, study
 from pipelines.platform import command as platform
 
-# Metrics of the table, with their headings and digits.
-_COLUMNS = (
-    ("reward", "reward", 3),
-    ("semantic_diversity", "semantic diversity", 3),
-    ("style_diversity", "style diversity", 3),
-    ("words", "words", 0),
-)
+# Metrics of the table; with their intervals, more do not fit into 120 columns. All others are shown by `--all`.
+_COLUMNS = ("reward", "semantic_diversity", "style_diversity", "words")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     results = commands.add_parser("results", help="the last run's table, the registered version, and what to open next")
     results.add_argument("--artifacts", type=Path, default=Path("artifacts"), metavar="DIR")
+    results.add_argument("--all", action="store_true", help="also the means of all metrics, and what they mean")
     results.set_defaults(main=_results)
     # Each module adds its commands, and to each what runs it (`main`); heavy imports wait until one runs.
     for module in (command, presets, study, platform, ancestry):
@@ -47,6 +44,10 @@ def _results(arguments: argparse.Namespace) -> int:
     print()
     print(results_table(measured))
     print(f"\n{measured['prompts']} test prompts x {measured['samples']} samples; 95 % bootstrap intervals over prompts.\n")
+    for warning in measured.get("warnings", ()):
+        print(f"Warning: {warning}\n")
+    if arguments.all:
+        print(f"{metrics_table(measured)}\n")
     print(f"Registered: {registered['name']} version {registered['version']}, {registered['status']}")
     for reason in registered["reasons"].split("; "):
         print(f"  {reason}")
@@ -57,14 +58,31 @@ def _results(arguments: argparse.Namespace) -> int:
 
 
 def results_table(measured: dict[str, Any]) -> str:
-    """The systems and their metrics with intervals, as aligned text."""
-    rows = [["system", *(heading for _, heading, _ in _COLUMNS)]]
+    """The systems and their main metrics with intervals, as aligned text."""
+    rows = [["system", *(BY_KEY[key].title for key in _COLUMNS)]]
     for system, metrics in measured["systems"].items():
-        cells = [
-            f"{metrics[key]['mean']:.{digits}f} [{metrics[key]['low']:.{digits}f}, {metrics[key]['high']:.{digits}f}]"
-            for key, _, digits in _COLUMNS
-        ]
-        rows.append([system, *cells])
+        rows.append([system, *(_interval(metrics[key], BY_KEY[key].digits) for key in _COLUMNS)])
+    return _aligned(rows)
+
+
+def metrics_table(measured: dict[str, Any]) -> str:
+    """The mean of every metric, a row each, with an arrow to the better side, the unit and the meaning below."""
+    systems = measured["systems"]
+    shown = [metric for metric in METRICS if any(metric.key in values for values in systems.values())]
+    rows = [["metric", *systems]]
+    for metric in shown:
+        means = (values.get(metric.key) for values in systems.values())
+        cells = ["-" if mean is None else f"{mean['mean']:.{metric.digits}f}" for mean in means]
+        rows.append([f"{metric.title} {ARROWS[metric.better]}".rstrip(), *cells])
+    about = [line for metric in shown for line in (f"{metric.title}: {metric.meaning}", f"    ({metric.unit})")]
+    return "\n".join([_aligned(rows), "", *about])
+
+
+def _interval(values: dict[str, float], digits: int) -> str:
+    return f"{values['mean']:.{digits}f} [{values['low']:.{digits}f}, {values['high']:.{digits}f}]"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 

@@ -7,6 +7,24 @@ from pydantic import Field
 from components.params import Section
 
 
+class Metrics(Section):
+    """What the metrics need to know. None of it touches the stories."""
+
+    similarity: float = Field(
+        0.75,
+        gt=0,
+        le=1,
+        description="distinct, utility: cosine in meaning from which two stories tell the same; fits models.semantic",
+    )
+    patience: float = Field(0.8, ge=0, le=1, description="utility: chance that a reader asks for the next story")
+    quality_bar: float = Field(
+        0.5, ge=0, le=1, description="effective diversity: share of people's stories whose reward lies below the bar"
+    )
+    matched_words: int = Field(
+        50, ge=10, description="matched diversity: words to which every story is cut; raise it where stories are long"
+    )
+
+
 class Params(Section):
     """Sampling of the stories, as in Chung et al. 2025, and the size of the comparison."""
 
@@ -19,3 +37,4 @@ class Params(Section):
     repetition_penalty: float = Field(1.1, ge=1, description="1 is none")
     max_new_tokens: int = Field(256, ge=1, description="a story that has not ended by then is cut; the paper allows 2048")
     batch_size: int = Field(32, ge=1, description="sequences generated at once")
+    metrics: Metrics = Metrics()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluate import plane
+from components.evaluate.catalogue import BY_KEY
 from components.evaluate.statements import number, statements
 from components.evaluate.stories import GOLD, Story
 
@@ -16,11 +17,8 @@ BROWSED = 100
 # Below so many prompts, bootstrap intervals are known to be too narrow.
 FEW_PROMPTS = 20
 # What the table shows: metric, heading, digits.
-COLUMNS = (
-    ("reward", "reward", 3),
-    ("semantic_diversity", "semantic diversity", 3),
-    ("style_diversity", "style diversity", 3),
-    ("words", "words", 0),
+COLUMNS = tuple(
+    (key, BY_KEY[key].title, BY_KEY[key].digits) for key in ("reward", "semantic_diversity", "style_diversity", "words")
 )
 _QUALITY = (
     ("spearman", "Spearman correlation with the votes, within a prompt", "1 is perfect, 0 is chance"),

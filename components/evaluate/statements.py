@@ -8,6 +8,8 @@ from typing import Any
 from components.evaluate.stories import GOLD
 
 Interval = Mapping[str, float]
+# p-value, corrected for the number of comparisons, from which nothing is claimed.
+LEVEL = 0.05
 _DIVERSITIES = {"semantic_diversity": "in meaning", "style_diversity": "in style"}
 
 
@@ -17,29 +19,61 @@ def statements(measured: Mapping[str, Any]) -> list[str]:
     pairs = [(a, b) for i, a in reversed(list(enumerate(names))) for b in reversed(names[:i])]
     if GOLD in measured["systems"]:
         pairs += [(name, GOLD) for name in reversed(names)]
-    return [statement(a, b, measured["differences"][f"{a}-{b}"]) for a, b in pairs]
+    rest = measured["matched_words"], bool(measured["warnings"])
+    return [statement(a, b, measured["differences"][f"{a}-{b}"], *rest) for a, b in pairs]
 
 
-def statement(a: str, b: str, difference: Mapping[str, Interval]) -> str:
-    """How a compares with b, with the 95 % intervals of a - b; claims nothing where an interval contains 0."""
+def statement(a: str, b: str, difference: Mapping[str, Interval], matched_words: int, doubted: bool) -> str:
+    """How a compares with b, with the 95 % intervals of a - b; claims only what is significant after correction.
+
+    Where lengths differ and diversity at equal length does not say the same, that is said too.
+
+    Args:
+        difference: metric -> {mean, low, high, p, p_adjusted}.
+        matched_words: length at which the matched diversities were measured.
+        doubted: whether there is a warning about the reward model.
+    """
     other = "people" if b == GOLD else b
-    more: list[str] = []
-    less: list[str] = []
-    unclear: list[str] = []
-    for metric, where in _DIVERSITIES.items():
-        interval = difference[metric]
-        claims = more if interval["low"] > 0 else less if interval["high"] < 0 else unclear
-        claims.append(f"{where} {_spread(interval) if claims is unclear else _by(interval)}")
-    parts = [
-        f"is {word} diverse than {other} {' and '.join(claims)}" for word, claims in (("more", more), ("less", less)) if claims
-    ]
-    text = f"{a} {', and '.join(parts)}" if parts else f"Between {a} and {other} no difference in diversity is shown"
-    if unclear:
-        text += f"; no difference is shown {' and '.join(unclear)}" if parts else f": {' and '.join(unclear)}"
+    text = _diversity(a, other, {where: difference[metric] for metric, where in _DIVERSITIES.items()})
     reward = difference["reward"]
-    if reward["low"] > 0 or reward["high"] < 0:
-        return f"{text}. The reward of {a} is {'higher' if reward['low'] > 0 else 'lower'} {_by(reward)}."
-    return f"{text}. No difference in reward is shown: {_spread(reward)}."
+    if _claim(reward):
+        text += f". The reward of {a} is {'higher' if reward['mean'] > 0 else 'lower'} {_by(reward)}"
+    else:
+        text += f". No difference in reward is shown: {_spread(reward)}"
+    if doubted:
+        text += "; do not take it for quality, see the warning"
+    if length := _length(a, other, difference, matched_words):
+        text += f". {length}"
+    return f"{text}."
+
+
+def _diversity(a: str, b: str, intervals: Mapping[str, Interval]) -> str:
+    """What is claimed of the diversities, by what they are of."""
+    more = [f"{where} {_by(interval)}" for where, interval in intervals.items() if _claim(interval) > 0]
+    less = [f"{where} {_by(interval)}" for where, interval in intervals.items() if _claim(interval) < 0]
+    unclear = [f"{where} {_spread(interval)}" for where, interval in intervals.items() if not _claim(interval)]
+    parts = [
+        f"is {word} diverse than {b} {' and '.join(claims)}" for word, claims in (("more", more), ("less", less)) if claims
+    ]
+    if not parts:
+        return f"Between {a} and {b} no difference in diversity is shown: {' and '.join(unclear)}"
+    return f"{a} {', and '.join(parts)}" + (f"; no difference is shown {' and '.join(unclear)}" if unclear else "")
+
+
+def _length(a: str, b: str, difference: Mapping[str, Interval], matched_words: int) -> str:
+    """What changes about the diversities when all stories are cut to one length; nothing where lengths do not differ."""
+    words = difference["words"]
+    changed = {
+        where: matched
+        for metric, where in _DIVERSITIES.items()
+        if _claim(matched := difference[f"{metric}_matched"]) != _claim(difference[metric])
+    }
+    if not changed or not _claim(words):
+        return ""
+    longer = "longer" if words["mean"] > 0 else "shorter"
+    return f"Stories of {a} are {longer} {_by(words, 0)} words. In the first {matched_words} words of all: " + _diversity(
+        a, b, changed
+    )
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -48,14 +82,21 @@ def number(value: float, digits: int = 3) -> str:
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
-def _by(interval: Interval) -> str:
+def _claim(interval: Interval) -> int:
+    """1 for more, -1 for less, 0 where no difference is shown."""
+    return 0 if interval["p_adjusted"] >= LEVEL else 1 if interval["mean"] > 0 else -1
+
+
+def _by(interval: Interval, digits: int = 3) -> str:
     ends = sorted(abs(interval[end]) for end in ("low", "high"))
-    return f"by {number(abs(interval['mean']))} [{number(ends[0])}, {number(ends[1])}]"
+    return f"by {number(abs(interval['mean']), digits)} [{number(ends[0], digits)}, {number(ends[1], digits)}]"
 
 
 def _spread(interval: Interval) -> str:
     mean, low, high = (_signed(interval[key]) for key in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"
+    # An interval without 0 would seem to show something.
+    apart = interval["low"] > 0 or interval["high"] < 0
+    return f"{mean} [{low}, {high}]" + (f" (corrected p {number(interval['p_adjusted'], 2)})" if apart else "")
 
 
 def _signed(value: float) -> str:

@@ -21,12 +21,15 @@ from tqdm import tqdm
 from components.contracts import EXAMPLES, GENERATIONS, MEASUREMENTS, InputError, atomic, work_folder
 from components.evaluate import plane, report
 from components.evaluate.bootstrap import CONFIDENCE, RESAMPLES
+from components.evaluate.catalogue import described
 from components.evaluate.diversity import Floats
 from components.evaluate.generate import write_stories
 from components.evaluate.metrics import ByPrompt, by_prompt, compare, count
 from components.evaluate.params import Params
 from components.evaluate.prompts import Prompt, choose_prompts, gold
+from components.evaluate.quality import Scale, doubts
 from components.evaluate.stories import GOLD, Story
+from components.evaluate.texts import shortened
 from components.lineage import digest, when_recorded
 from components.models.embedders import STYLOMETRIC, encode, load_embedder
 from components.models.language import load_tokenizer
@@ -75,11 +78,15 @@ def run(
     everything = [story for told in stories.values() for story in told]
     texts = {prompt.id: prompt.text for prompt in prompts}
     scores = _score(everything, texts, models, reward)
-    vectors, truncated = _embed(everything, models)
-    values = _by_prompt(stories, scores.values, vectors, prompts)
-    measured = _measure(stories, values, prompts, evaluate)
+    vectors, beginnings, truncated = _embed(everything, models, evaluate.metrics.matched_words)
+    scale = _scale(everything, scores.values, evaluate)
+    values = _by_prompt(stories, scores.values, vectors, beginnings, prompts, scale, evaluate)
+    measured = _measure(stories, values, prompts, scale, evaluate)
     measured["truncated"] = {"reward": scores.truncated, **truncated}
     measured["reward_model"] = _reward_quality(reward)
+    measured["warnings"] = doubts(measured["reward_model"])
+    for warning in measured["warnings"]:
+        log.warning("%s", warning)
     _write_generations(generations, everything, texts, scores.values, vectors)
     with atomic(evaluation) as folder:
         folder.mkdir()
@@ -121,7 +128,7 @@ def _key(name: str, adapter: Path, prompts: Sequence[Prompt], params: Params, mo
         digest(adapter),
         models.language,
         models.tokenizer,
-        params.model_dump_json(),
+        params.model_dump_json(exclude={"metrics"}),
         *(prompt.id for prompt in prompts),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -147,11 +154,18 @@ def _score(stories: Sequence[Story], prompts: Mapping[str, str], models: Models,
     return scores
 
 
-def _embed(stories: Sequence[Story], models: Models) -> tuple[dict[str, Vectors], dict[str, int]]:
-    """(stories, width) of each kind, and how many texts the embedder cut. An empty text has the zero vector."""
+def _embed(
+    stories: Sequence[Story], models: Models, beginning: int
+) -> tuple[dict[str, Vectors], dict[str, Vectors], dict[str, int]]:
+    """By embedder: vectors of the stories, vectors of their first `beginning` words, and how many stories the embedder cut.
+
+    Vectors are (stories, width); an empty text has the zero vector.
+    """
     names = {"semantic": models.semantic, "style": models.style}
     told = [row for row, story in enumerate(stories) if not story.empty]
+    short = {row: text for row in told if (text := shortened(stories[row].text, beginning)) != stories[row].text}
     vectors: dict[str, Vectors] = {}
+    beginnings: dict[str, Vectors] = {}
     truncated: dict[str, int] = {}
     for kind, name in names.items():
         model = load_embedder(name, models.remote_code)
@@ -159,34 +173,57 @@ def _embed(stories: Sequence[Story], models: Models) -> tuple[dict[str, Vectors]
         vectors[kind] = np.zeros((len(stories), made.vectors.shape[1]), np.float32)
         vectors[kind][told] = made.vectors
         truncated[kind] = made.truncated
-    return vectors, truncated
+        beginnings[kind] = vectors[kind].copy()
+        beginnings[kind][list(short)] = encode(model, list(short.values()), f"{kind}, first {beginning} words").vectors
+    return vectors, beginnings, truncated
+
+
+def _scale(stories: Sequence[Story], rewards: Floats, params: Params) -> Scale:
+    """What the rewards are read against: those of people's stories, or of all where people's are missing."""
+    people = np.array([story.system == GOLD for story in stories])
+    return Scale.of(rewards[people] if people.any() else rewards, params.metrics.quality_bar)
 
 
 def _by_prompt(
-    stories: Mapping[str, Sequence[Story]], rewards: Floats, vectors: Mapping[str, Vectors], prompts: Sequence[Prompt]
+    stories: Mapping[str, Sequence[Story]],
+    rewards: Floats,
+    vectors: Mapping[str, Vectors],
+    beginnings: Mapping[str, Vectors],
+    prompts: Sequence[Prompt],
+    scale: Scale,
+    params: Params,
 ) -> dict[str, ByPrompt]:
     """Each system's metrics, prompt by prompt."""
     place = {prompt.id: row for row, prompt in enumerate(prompts)}
     values, start = {}, 0
     for name, told in stories.items():
         rows = slice(start, start + len(told))
-        values[name] = by_prompt(told, rewards[rows], {kind: made[rows] for kind, made in vectors.items()}, place)
+        whole, short = ({kind: made[rows] for kind, made in both.items()} for both in (vectors, beginnings))
+        values[name] = by_prompt(told, rewards[rows], whole, short, place, scale, params.metrics)
         start += len(told)
     return values
 
 
 def _measure(
-    stories: Mapping[str, Sequence[Story]], values: Mapping[str, ByPrompt], prompts: Sequence[Prompt], params: Params
+    stories: Mapping[str, Sequence[Story]],
+    values: Mapping[str, ByPrompt],
+    prompts: Sequence[Prompt],
+    scale: Scale,
+    params: Params,
 ) -> dict[str, Any]:
-    """What `metrics.json` says of the systems."""
+    """What `metrics.json` says of the systems; `metrics` tells what the figures mean."""
+    people = len(stories.get(GOLD, ()))
     return {
         "prompts": len(prompts),
         "samples": params.samples,
-        "gold_prompts": len(stories.get(GOLD, ())) // params.samples,
+        "gold_prompts": people // params.samples,
         "confidence": CONFIDENCE,
         "resamples": RESAMPLES,
+        "matched_words": params.metrics.matched_words,
+        "quality_bar": {"reward": scale.bar, "of": GOLD if people else "all systems", "stories": len(scale.reference)},
+        "metrics": described(next(iter(values.values()))),
         **compare(values, params.seed),
-        "stories": {name: count(told) for name, told in stories.items()},
+        "stories": {name: count(told, params.metrics.matched_words) for name, told in stories.items()},
     }
 
 

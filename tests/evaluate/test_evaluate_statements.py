@@ -9,17 +9,25 @@ from hypothesis import strategies as st
 from components.evaluate.plane import HEIGHT, WIDTH, panels
 from components.evaluate.statements import number, statement, statements
 
-UP, DOWN, UNCLEAR = ((0.03, 0.01, 0.05), (-0.2, -0.3, -0.1), (0.004, -0.01, 0.018))
+# Mean, interval, p after correction.
+Values = tuple[float, float, float, float]
+UP, DOWN, UNCLEAR = ((0.03, 0.01, 0.05, 0.01), (-0.2, -0.3, -0.1, 0.049), (0.004, -0.01, 0.018, 0.6))
+# The interval leaves 0 out, but with so many comparisons that is no wonder.
+MANY = (0.03, 0.001, 0.06, 0.2)
+LONGER = (40.2, 30.0, 50.4, 0.001)
 Interval = dict[str, float]
 
 
-def interval(values: tuple[float, float, float]) -> Interval:
-    return dict(zip(("mean", "low", "high"), values, strict=True))
+def interval(values: tuple[float, ...]) -> Interval:
+    return dict(zip(("mean", "low", "high", "p_adjusted"), values, strict=False))
 
 
-def difference(semantic: tuple[float, ...], style: tuple[float, ...], reward: tuple[float, ...]) -> dict[str, Interval]:
-    names = ("semantic_diversity", "style_diversity", "reward")
-    return {name: interval(values) for name, values in zip(names, (semantic, style, reward), strict=True)}
+def difference(
+    semantic: Values, style: Values, reward: Values, words: Values = UNCLEAR, matched: tuple[Values, Values] | None = None
+) -> dict[str, Interval]:
+    found = {"semantic_diversity": semantic, "style_diversity": style, "reward": reward, "words": words}
+    found |= dict(zip(("semantic_diversity_matched", "style_diversity_matched"), matched or (semantic, style), strict=True))
+    return {name: interval(values) for name, values in found.items()}
 
 
 @pytest.mark.parametrize(
@@ -53,17 +61,57 @@ def difference(semantic: tuple[float, ...], style: tuple[float, ...], reward: tu
             "Between ddpo and dpo no difference in diversity is shown: in meaning +0.004 [−0.010, +0.018] and in style +0.004 "
             "[−0.010, +0.018]. The reward of ddpo is lower by 0.200 [0.100, 0.300].",
         ),
+        (
+            MANY,
+            UP,
+            UNCLEAR,
+            "ddpo is more diverse than dpo in style by 0.030 [0.010, 0.050]; no difference is shown in meaning +0.030 [+0.001, "
+            "+0.060] (corrected p 0.20). No difference in reward is shown: +0.004 [−0.010, +0.018].",
+        ),
     ],
 )
-def test_statement(semantic: tuple[float, ...], style: tuple[float, ...], reward: tuple[float, ...], expected: str) -> None:
-    assert statement("ddpo", "dpo", difference(semantic, style, reward)) == expected
+def test_statement(semantic: Values, style: Values, reward: Values, expected: str) -> None:
+    assert statement("ddpo", "dpo", difference(semantic, style, reward), 50, False) == expected
+    doubted = statement("ddpo", "dpo", difference(semantic, style, reward), 50, True)
+    assert doubted == expected.removesuffix(".") + "; do not take it for quality, see the warning."
+
+
+@pytest.mark.parametrize(
+    ("words", "matched", "expected"),
+    [
+        (LONGER, (UP, DOWN), ""),
+        (UNCLEAR, (UNCLEAR, UP), ""),
+        (
+            LONGER,
+            (UNCLEAR, DOWN),
+            " Stories of ddpo are longer by 40 [30, 50] words. In the first 50 words of all: Between ddpo and people no "
+            "difference in diversity is shown: in meaning +0.004 [−0.010, +0.018].",
+        ),
+        (
+            DOWN,
+            (DOWN, UNCLEAR),
+            " Stories of ddpo are shorter by 0 [0, 0] words. In the first 50 words of all: ddpo is less diverse than people in "
+            "meaning by 0.200 [0.100, 0.300]; no difference is shown in style +0.004 [−0.010, +0.018].",
+        ),
+    ],
+)
+def test_length_is_spoken_of_where_it_changes_what_is_said(
+    words: Values, matched: tuple[Values, Values], expected: str
+) -> None:
+    usual = statement("ddpo", "gold", difference(UP, DOWN, UNCLEAR), 50, False)
+    assert statement("ddpo", "gold", difference(UP, DOWN, UNCLEAR, words, matched), 50, False) == usual + expected
 
 
 def test_every_two_systems_once_and_people_last() -> None:
     names = ["sft", "dpo", "ddpo", "gold"]
     same = difference(UP, UP, UP)
     said = statements(
-        {"systems": dict.fromkeys(names), "differences": {f"{a}-{b}": same for a in names for b in names if a != b}}
+        {
+            "systems": dict.fromkeys(names),
+            "differences": {f"{a}-{b}": same for a in names for b in names if a != b},
+            "matched_words": 50,
+            "warnings": [],
+        }
     )
     pairs = [(text.split()[0], text.split("than ")[1].split()[0]) for text in said]
     assert pairs == [

@@ -17,18 +17,21 @@ from safetensors.torch import load_file, save_file
 
 from components.contracts import EXAMPLES, GENERATIONS, MEASUREMENTS, RESPONSES, InputError, content_id
 from components.evaluate.__main__ import STEP
-from components.evaluate.params import Params
+from components.evaluate.catalogue import METRICS
+from components.evaluate.diversity import mean_pairwise_distance
+from components.evaluate.params import Metrics, Params
 from components.evaluate.report import COLUMNS
 from components.evaluate.statements import number, statements
 from components.evaluate.step import run
 from components.lineage import digest
+from components.models.embedders import encode, load_embedder
 from components.models.params import Params as Models
 from pipelines.front_door import results_table
 from tests.conftest import response_rows
 from tests.evaluate.conftest import QUALITY
 
 EVIL = "</p><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7 * 7 }} & 'quoted' \"too\" https://example.org/a"
-SETTINGS = Params(samples=3, max_new_tokens=24, top_k=0, batch_size=16)
+SETTINGS = Params(samples=3, max_new_tokens=24, top_k=0, batch_size=16, metrics=Metrics(matched_words=10))
 OUTPUTS = ("generations", "evaluation")
 
 
@@ -101,6 +104,34 @@ def test_metrics_follow_from_the_generations(done: Path, measured: dict[str, Any
         assert measured["stories"][name]["stories"] == len(own)
         assert measured["stories"][name]["length"] == (own["finish_reason"] == "length").sum()
     assert measured["reward_model"] == QUALITY
+    assert measured["warnings"] == []
+    people = np.sort(table["reward"][table["system"] == "gold"])
+    assert measured["quality_bar"] == {"reward": pytest.approx(np.median(people)), "of": "gold", "stories": len(people)}
+
+
+def test_every_metric_is_told_of(measured: dict[str, Any]) -> None:
+    assert list(measured["metrics"]) == [metric.key for metric in METRICS]
+    for values in measured["systems"].values():
+        assert set(values) == set(measured["metrics"])
+    for difference in measured["differences"].values():
+        assert set(difference) == set(measured["metrics"])
+        for interval in difference.values():
+            assert 0 < interval["p"] <= interval["p_adjusted"] <= 1
+
+
+def test_matched_length_is_measured_on_beginnings(done: Path, measured: dict[str, Any]) -> None:
+    """As if the stories had been so short."""
+    table = GENERATIONS.read(done / "generations").to_pandas()
+    words = SETTINGS.metrics.matched_words
+    short = [found[0].rstrip() if (found := re.match(rf"\s*(\S+\s*){{1,{words}}}", text)) else "" for text in table["text"]]
+    vectors = encode(load_embedder("stylometric"), short, "again").vectors
+    for name, rows in table.groupby("system").indices.items():
+        told = vectors[rows].reshape(-1, 3, vectors.shape[1])
+        found = measured["systems"][name]["style_diversity_matched"]["mean"]
+        assert found == pytest.approx(mean_pairwise_distance(told).mean(), abs=1e-5)
+        assert measured["stories"][name]["shorter"] == sum(len(table["text"][row].split()) < words for row in rows)
+    assert any(len(text.split()) > words for text in table["text"])
+    assert measured["matched_words"] == words
 
 
 def test_what_others_read(done: Path, measured: dict[str, Any]) -> None:
@@ -235,6 +266,8 @@ def test_empty_stories_are_kept_and_counted(inputs: dict[str, Any], tmp_path: Pa
     assert measured["stories"]["dpo"]["empty"] == 9
     assert measured["systems"]["dpo"]["semantic_diversity"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
     assert measured["systems"]["dpo"]["words"]["mean"] == 0
+    assert measured["systems"]["dpo"]["distinct_k"]["mean"] == measured["systems"]["dpo"]["utility_k"]["mean"] == 0
+    assert "compression_ratio" not in measured["systems"]["dpo"]
     assert "(empty)" in (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
 
 
@@ -258,7 +291,9 @@ def test_a_reward_model_that_has_diverged(inputs: dict[str, Any], tmp_path: Path
     assert not any(path.exists() for path in outputs.values())
 
 
-def test_without_gold_and_without_known_quality(inputs: dict[str, Any], tmp_path: Path) -> None:
+def test_without_gold_and_without_known_quality(
+    inputs: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     bare = tmp_path / "reward"
     shutil.copytree(inputs["reward"], bare)
     (bare / "training.json").unlink()
@@ -268,7 +303,11 @@ def test_without_gold_and_without_known_quality(inputs: dict[str, Any], tmp_path
     assert metrics["gold_prompts"] == 0
     page = (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
     assert "gold is missing" in page
-    assert "Nothing is known of the reward model" in page
+    assert "Nothing is known of how well the reward model agrees with votes" in page
+    assert "Nothing is known" in caplog.text
+    measured = json.loads((tmp_path / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    assert len(measured["warnings"]) == 1
+    assert measured["quality_bar"]["of"] == "all systems"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.front_door import main, results_table
+from pipelines.front_door import main, metrics_table, results_table
 
 MEASURED: dict[str, Any] = {
     "prompts": 7,
@@ -24,6 +24,9 @@ MEASURED: dict[str, Any] = {
         }
         for name in ("gold", "ddpo")
     },
+}
+OTHERS = {
+    key: {"mean": 0.25, "low": 0.1, "high": 0.3} for key in ("semantic_diversity", "style_diversity", "words", "homogenisation")
 }
 VERSION = {
     "name": "polyphony",
@@ -60,6 +63,31 @@ def test_the_table_is_aligned() -> None:
     columns = [line.index("[") for line in lines[1:]]
     assert len(set(columns)) == 1
     assert lines[0].index("words") == lines[1].index("102")
+
+
+def test_all_metrics_are_shown_with_their_meaning_and_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    artifacts = write(tmp_path / "artifacts")
+    measured = {**MEASURED, "warnings": ["The reward model is no better than length."]}
+    measured["systems"] = {**MEASURED["systems"], "dpo": {"reward": {"mean": 1.0, "low": 0.5, "high": 2.0}, **OTHERS}}
+    (artifacts / "evaluation" / "metrics.json").write_text(json.dumps(measured), encoding="utf-8")
+    lines = metrics_table(measured).splitlines()
+    assert lines[0].split() == ["metric", "gold", "ddpo", "dpo"]
+    assert lines[1].split() == ["reward", "↑", "-0.100", "-0.100", "1.000"]
+    assert ["homogenisation", "↓", "-", "-", "0.250"] in [line.split() for line in lines]
+    assert "homogenisation: mean ROUGE-L F1 of two stories" in lines
+    assert not [line for line in lines if "Vendi" in line]
+    assert main(["results", "--artifacts", str(artifacts), "--all"]) == 0
+    shown = capsys.readouterr().out
+    assert metrics_table(measured) in shown
+    assert "Warning: The reward model is no better than length.\n" in shown
+
+
+def test_the_table_fits_120_columns() -> None:
+    """For the systems of the graph, whatever their numbers."""
+    wide = {"mean": -0.5, "low": -0.75, "high": -0.25}
+    metrics = dict.fromkeys(MEASURED["systems"]["gold"], wide) | {"words": {"mean": 1234.0, "low": 1111.0, "high": 1999.0}}
+    table = results_table({"systems": {"ddpo-high-quality": metrics}})
+    assert max(map(len, table.splitlines())) <= 120
 
 
 @pytest.mark.parametrize("version", [True, False])
