@@ -167,4 +167,5 @@ def draw(measured: Mapping[str, Any], axis: str, path: Path) -> None:
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods) + 1, frameon=False
     )
-    figure.savefig(path, dpi=130, metadata={"Software": None})
+    with path.open("wb") as file:
+        figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
