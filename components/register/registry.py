@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +12,14 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from components.lineage import digest
+from components.live import short
+from components.register.patience import patiently
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    from mlflow import ActiveRun, MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+log = logging.getLogger("polyphony")
 CANDIDATE = "candidate"
 # Where in the version's run its files lie, and its evaluation.
 MODEL, EVALUATION = "model", "evaluation"
@@ -36,18 +41,27 @@ def register(
     """Registers `folders[MODEL]` under `name` as a version identified by `key`; finds it where that was done before.
 
     The artifacts are complete before the version is, and the version is created at once with all its tags: whatever a killed
-    run left behind, the next ends with one complete version. Only an alias can come after it.
+    run left behind, the next ends with one complete version. Only an alias can come after it. Two runs that register the
+    same at once may both create one; each then keeps the one that was first.
 
     Args:
         folders: what is kept with the version, name -> folder.
         candidate: whether the alias `candidate` is to point to the version.
+
+    Raises:
+        InputError: if MLflow or its storage fails for longer than `patience` lasts, or refuses the account.
     """
-    _create_model(client, name)
-    found = client.search_model_versions(f"name = '{name}' AND tags.`{_KEY}` = '{key}'")
-    version = found[0] if found else _create_version(client, name, folders, {**tags, _KEY: key}, description)
+    patiently(f"making the model {name!r}", lambda: _create_model(client, name))
+    if not _versions(client, name, key):
+        _upload(client, folders)
+        patiently("creating the version", lambda: _create_version(client, name, key, {**tags, _KEY: key}, description))
+    version, *twins = _versions(client, name, key)
+    for twin in twins:
+        _remove(client, twin)
     if candidate:
-        client.set_registered_model_alias(name, CANDIDATE, version.version)
-    return client.get_model_version(name, version.version)
+        alias = partial(client.set_registered_model_alias, name, CANDIDATE, version.version)
+        patiently(f"naming version {version.version} the {CANDIDATE}", alias)
+    return patiently("reading the version", lambda: client.get_model_version(name, version.version))
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -63,14 +77,37 @@ def _create_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _create_version(
-    client: MlflowClient, name: str, folders: Mapping[str, Path], tags: dict[str, str], description: str
-) -> ModelVersion:
+def _versions(client: MlflowClient, name: str, key: str) -> list[ModelVersion]:
+    """All versions of this content, the first at first."""
+    query = f"name = '{name}' AND tags.`{_KEY}` = '{key}'"
+    found = patiently("looking for the version", lambda: client.search_model_versions(query))
+    return sorted(found, key=lambda version: int(version.version))
+
+
+def _upload(client: MlflowClient, folders: Mapping[str, Path]) -> None:
+    for place, folder in folders.items():
+        patiently(f"storing the {place}", partial(client.log_artifacts, _run().info.run_id, str(folder), place))
+
+
+def _create_version(client: MlflowClient, name: str, key: str, tags: dict[str, str], description: str) -> None:
+    # Also where it was tried before and only the answer was lost.
+    if not _versions(client, name, key):
+        info = _run().info
+        client.create_model_version(name, f"{info.artifact_uri}/{MODEL}", info.run_id, tags=tags, description=description)
+
+
+def _run() -> ActiveRun:
     run = mlflow.active_run()
     if run is None:
         raise RuntimeError("registering needs an open MLflow run to hold the artifacts")
-    for place, folder in folders.items():
-        client.log_artifacts(run.info.run_id, str(folder), place)
-    return client.create_model_version(
-        name, f"{run.info.artifact_uri}/{MODEL}", run.info.run_id, tags=tags, description=description
-    )
+    return run
+
+
+def _remove(client: MlflowClient, twin: ModelVersion) -> None:
+    """Removes a version of which there is an earlier one, unless it was given an alias since."""
+    try:
+        if not client.get_model_version(twin.name, twin.version).aliases:
+            client.delete_model_version(twin.name, twin.version)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            log.warning("version %s is registered twice, again as %s: %s", twin.name, twin.version, short(error))

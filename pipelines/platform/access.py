@@ -2,15 +2,19 @@
 
 In MLflow, who may register versions may also move aliases: both need EDIT of the model. Here moving one, and anything else
 that changes what a registered version is or says, needs the role `promotion` too. Without it one may read, create models and
-versions, and name a new version the candidate. Roles are MLflow's own: an admin gives and takes them.
+versions, name a version the candidate, and take back the second of two versions of the same content. Roles are MLflow's own:
+an admin gives and takes them.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from flask import Response, jsonify, request
+from mlflow.exceptions import MlflowException
 from mlflow.server import auth
+from mlflow.server.handlers import _get_model_registry_store
 from werkzeug.datastructures import Authorization
 
 PROMOTION = "promotion"
@@ -41,9 +45,27 @@ def _promotes() -> bool:
         return False
     call = found["call"].rstrip("/")
     if request.method == "POST" and call == "alias":
-        body = request.get_json(force=True, silent=True)
-        return not (isinstance(body, dict) and body.get("alias") == CANDIDATE)
+        return _body().get("alias") != CANDIDATE
+    if request.method == "DELETE" and call == "delete" and "model-versions" in request.path:
+        return not _is_twin(_body().get("name"), _body().get("version"))
     return not (request.method == "POST" and call in _CREATE)
+
+
+def _body() -> dict[str, Any]:
+    body = request.get_json(force=True, silent=True)
+    return body if isinstance(body, dict) else {}
+
+
+def _is_twin(name: object, version: object) -> bool:
+    """Whether there is an earlier version of the same content, and nobody uses this one: `register` made it twice at once."""
+    store = _get_model_registry_store()
+    try:
+        twin = store.get_model_version(str(name), str(version))
+        content = twin.tags.get("content", "")
+        found = store.search_model_versions(f"name = '{name}' AND tags.content = '{content}'")
+    except MlflowException:
+        return False
+    return bool(content) and not twin.aliases and any(int(other.version) < int(twin.version) for other in found)
 
 
 def _has_role(username: str) -> bool:

@@ -18,7 +18,7 @@ from components.lineage import EXPERIMENT
 ADMIN, TRAINER, PROMOTER = "admin", "trainer", "promoter"
 # What MLflow's permissions give each role; `access.authorize` asks for `promotion` beyond them.
 _ROLES = {
-    "training": {"experiment": "EDIT", "registered_model": "EDIT"},
+    "training": {"experiment": "EDIT", "registered_model": "EDIT", "registered_model_version": "MANAGE"},
     "promotion": {"experiment": "EDIT", "registered_model": "EDIT"},
 }
 _MEMBERS = {TRAINER: "training", PROMOTER: "promotion"}

@@ -54,13 +54,14 @@ def test_a_trainer_registers_and_a_promoter_promotes(act_as: Act) -> None:
     run = trainer.create_run(experiment.experiment_id)
     trainer.log_text(run.info.run_id, "weights", "model/adapter.txt")
     trainer.create_registered_model(NAME)
-    for _ in range(2):
-        trainer.create_model_version(NAME, f"{run.info.artifact_uri}/model", run.info.run_id, tags={"content": "x"})
+    for content in ("x", "y", "x", "x"):
+        trainer.create_model_version(NAME, f"{run.info.artifact_uri}/model", run.info.run_id, tags={"content": content})
     trainer.set_registered_model_alias(NAME, "candidate", "2")
-    assert [version.version for version in trainer.search_model_versions(f"name = '{NAME}'")] == ["2", "1"]
+    assert [version.version for version in trainer.search_model_versions(f"name = '{NAME}'")] == ["4", "3", "2", "1"]
 
     promoter = act_as("promoter")
     promoter.set_registered_model_alias(NAME, "champion", "1")
+    promoter.set_registered_model_alias(NAME, "used", "4")
     promoter.set_model_version_tag(NAME, "1", "reason", "better")
 
     trainer = act_as("trainer")
@@ -73,7 +74,9 @@ def test_a_trainer_registers_and_a_promoter_promotes(act_as: Act) -> None:
     refused(lambda: trainer.transition_model_version_stage(NAME, "1", "Archived"))
     refused(lambda: trainer.set_registered_model_tag(NAME, "history", "none"))
     refused(lambda: trainer.rename_registered_model(NAME, "other"))
-    refused(lambda: trainer.delete_model_version(NAME, "1"))
+    for version in ("1", "2", "4", "5", "no"):
+        refused(lambda version=version: trainer.delete_model_version(NAME, version))
+    trainer.delete_model_version(NAME, "3")
     refused(lambda: trainer.delete_registered_model(NAME))
     refused(lambda: trainer.delete_run(run.info.run_id))
     assert trainer.get_model_version_by_alias(NAME, "champion").version == "1"
