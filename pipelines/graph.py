@@ -50,7 +50,8 @@ def pipeline(cluster: Cluster) -> Any:
         """Diversified DPO: stories with votes in; a registered, gated, traceable model out.
 
         Args:
-            ingest_source: Stories with votes: a path in the image, any fsspec URL, or hf://datasets/owner/name[/path].
+            ingest_source: Stories with votes: a path in the image, any fsspec URL, hf://datasets/owner/name[/path], or what DVC
+                tracks in a git repository, git+https://host/repository.git@revision#path.
             ingest_max_prompts: At most so many prompts, chosen by hash; 0 is all.
             models_language: Language model to post-train: a hub id, best owner/name@commit, or a model package.
             objectives: What to train side by side and compare: dpo, ddpo, orpo, dorpo, dorpo_released.

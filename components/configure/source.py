@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 from components.contracts import InputError
+from components.ingest import repository
 from components.lineage import digest
 
 # What stores call that which changes with the content.
@@ -20,8 +21,10 @@ def identity(source: str) -> str:
     what is out of date.
 
     Raises:
-        InputError: if a local source does not exist.
+        InputError: if a local source does not exist, or the form of the address is wrong.
     """
+    if source.startswith(repository.PREFIX):
+        return _tracked(source)
     if "://" not in source:
         path = Path(source).expanduser()
         if not path.exists():
@@ -40,3 +43,15 @@ def identity(source: str) -> str:
     if not found or not all(marks.values()):
         return uuid.uuid4().hex
     return hashlib.sha256(repr(sorted(marks.items())).encode()).hexdigest()
+
+
+def _tracked(source: str) -> str:
+    """The digest that DVC keeps; the commit where git itself has the content. A branch moves, so its name does not do."""
+    address = repository.parse(source)
+    try:
+        system = repository.files(address)
+        return repository.tracked_digest(system.info(address.path)) or f"{system.repo.get_rev()} {address.path}"
+    except Exception as error:
+        raise InputError(
+            f"{source}: cannot be read: {repository.explain(error)}. Check the address, the revision and the credentials."
+        ) from error

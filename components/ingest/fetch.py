@@ -10,8 +10,10 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from components.contracts import InputError, atomic
+from components.ingest import repository
 from components.ingest.forms import in_folder
 from components.ingest.params import Params
+from components.lineage import digest
 from components.params import Section
 
 # Holds the copy of a remote source and the rows under way; removed when the step ends.
@@ -27,6 +29,8 @@ def source_path(sections: Mapping[str, Section]) -> Path:
     """
     ingest = sections["ingest"]
     assert isinstance(ingest, Params)  # noqa: S101 - the section named ingest is this class
+    if ingest.source.startswith(repository.PREFIX):
+        return _fetch_tracked(ingest.source)
     if "://" in ingest.source:
         return _fetch(ingest.source)
     path = Path(ingest.source).expanduser()
@@ -67,6 +71,30 @@ def _fetch(url: str) -> Path:
     return target
 
 
+def _fetch_tracked(source: str) -> Path:
+    """A file or a folder of a git repository, whole: its digest is the one that DVC keeps of it."""
+    address = repository.parse(source)
+    target = WORK / "raw" / PurePosixPath(address.path).name
+    with _remote(source):
+        system = repository.files(address)
+        try:
+            info: dict[str, Any] = system.info(address.path)
+        except FileNotFoundError:
+            raise InputError(f"{source}: no such file or folder at that revision. Correct ingest.source.") from None
+        folder = info["type"] == "directory"
+        found: dict[str, dict[str, Any]] = system.find(address.path, detail=True) if folder else {address.path: info}
+    with atomic(target) as partial:
+        for name in sorted(found):
+            inside = PurePosixPath(name).relative_to(address.path)
+            _copy(f"{source}: {inside}" if folder else source, system, name, found[name].get("size"), partial / inside)
+    expected = repository.tracked_digest(info)
+    if expected and digest(target) != expected:
+        raise InputError(
+            f"{source}: what was fetched is not what DVC keeps there ({digest(target)}, not {expected}). Run again."
+        )
+    return target
+
+
 def _copy(label: str, system: Any, name: str, size: int | None, target: Path) -> None:
     from tqdm import tqdm
 
@@ -94,5 +122,5 @@ def _remote(url: str) -> Iterator[None]:
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise
         raise InputError(
-            f"{url}: cannot be read: {type(error).__name__}: {error}. Check the address, the network and the credentials."
+            f"{url}: cannot be read: {repository.explain(error)}. Check the address, the network and the credentials."
         ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import Field, field_validator
 
 from components.params import Section
@@ -46,7 +48,8 @@ class Params(Section):
     source: str = Field(
         "data/sample/stories.jsonl",
         min_length=1,
-        description="a file, a folder of files, any fsspec URL, or hf://datasets/owner/name[/path]",
+        description="a file, a folder of files, any fsspec URL, hf://datasets/owner/name[/path], or what DVC tracks in a git "
+        "repository: git+https://host/repository.git@revision#path",
     )
     test_share: float = Field(0.1, gt=0, lt=1, description="share of the prompts on the test side")
     seed: int = Field(0, ge=0, description="seed of the split and of the choice of max_prompts")
@@ -54,6 +57,13 @@ class Params(Section):
     max_prompts: int = Field(0, ge=0, description="at most so many prompts, chosen by hash; 0 is all")
     rules: Rules = Rules()
     repairs: Repairs = Repairs()
+
+    @field_validator("source")
+    @classmethod
+    def _without_credentials(cls, value: str) -> str:
+        if re.search(r"://[^/@\s]*:[^/@\s]+@", value):
+            raise ValueError("holds a password, which would stand in every record; give credentials in the environment")
+        return value
 
     @field_validator("max_prompts")
     @classmethod
