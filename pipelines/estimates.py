@@ -50,8 +50,8 @@ def estimates(sections: Mapping[str, Section], metrics: Path | None) -> Iterator
     Raises:
         InputError: if the language model's settings are out of reach.
     """
-    from components.train.estimate import Data, memory
-    from components.train.outlook import describe, hardware, plan_model, share_of_weights
+    from components.train.estimate import Data
+    from components.train.outlook import describe, hardware, needed, plan_model
 
     models: Any = sections["models"]
     train: Any = sections["train"]
@@ -60,18 +60,25 @@ def estimates(sections: Mapping[str, Section], metrics: Path | None) -> Iterator
     for name, sequences in _TRAININGS:
         settings = getattr(train, name)
         if found is None:
-            largest = settings.batch_size * sequences * models.max_tokens
-            needed = sum(memory(model, largest, share_of_weights=share_of_weights(train)).values())
-            yield f"{name}: at most about {needed / 1e9:.1f} GB a process; the time is known when ingest has run"
+            largest = _largest(settings.batch_size, train.tokens_per_pass, sequences * models.max_tokens)
+            most = sum(needed(model, largest, train).values())
+            yield f"{name}: at most about {most / 1e9:.1f} GB a process; the time is known when ingest has run"
             continue
         examples = found.examples[sequences]
         tokens = examples * sequences * found.mean
+        longest = sequences * found.longest
         # The prompt is taken for none of the tokens: what predicts its own is spared, little beside the story's.
         data = Data(
             examples=examples,
             tokens=round(tokens),
             completion_tokens=round(tokens),
             squared_lengths=round(_UNEVEN * tokens * found.mean),
-            largest=settings.batch_size * sequences * found.longest,
+            longest=longest,
+            largest=_largest(settings.batch_size, train.tokens_per_pass, longest),
         )
         yield f"{name}: {describe(model, data, settings, train, machine)}"
+
+
+def _largest(batch_size: int, tokens_per_pass: int, longest: int) -> int:
+    """Tokens of the largest pass, if every example were as long as the longest."""
+    return max(longest, min(tokens_per_pass, batch_size * longest))

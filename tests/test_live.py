@@ -134,11 +134,11 @@ def test_without_a_run_work_is_removed_at_once() -> None:
 def test_a_training_reports_every_step_also_those_before_a_kill(store: Path, tmp_path: Path) -> None:  # noqa: ARG001
     from components.train.fit import fit
 
-    params = Params(sft=Sft(batch_size=2, accumulation=2), checkpoint_minutes=1e-9)
+    params = Params(sft=Sft(batch_size=4), checkpoint_minutes=1e-9)
     with pytest.raises(InputError, match="not finite"), lineage.step_run("train-sft", {}, {}):
-        fit(trainer(tmp_path / "work", Net(bad=8)), params, "sft")
+        fit(trainer(tmp_path / "work", Net(bad=8)), params, "sft", "")
     with lineage.step_run("train-sft", {"train": {"seed": 0}}, {}) as run:
-        fit(trainer(tmp_path / "work", Net()), params, "sft")
+        fit(trainer(tmp_path / "work", Net()), params, "sft", "")
         run.finish({}, {})
     runs = {found.info.status: found for found in lineage.tracking_client().search_runs(["1"])}
     steps = {status: [step for step, _, _ in history(found.info.run_id, "train/loss")] for status, found in runs.items()}
@@ -182,14 +182,14 @@ def test_a_server_that_dies_and_comes_back(store: Path, tmp_path: Path, monkeypa
         port = free.getsockname()[1]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    params = Params(sft=Sft(batch_size=2, accumulation=2), checkpoint_minutes=60)
+    params = Params(sft=Sft(batch_size=4), checkpoint_minutes=60)
     client = lineage.tracking_client()
     with server(store, port):
         until(client.search_experiments)
         begun = lineage.step_run("train-sft", {}, {})
         run = begun.__enter__()
     with message("takes no metrics now") as refused:
-        fit(trainer(tmp_path / "work", Net()), params, "sft")
+        fit(trainer(tmp_path / "work", Net()), params, "sft", "")
         assert refused.wait(_BOUND)
     with server(store, port):
         until(client.search_experiments)

@@ -22,3 +22,6 @@ def save_adapter(model: PeftModel, folder: Path, base_model: str, *, writes: boo
     config.base_model_name_or_path = base_model
     # Embeddings are never trained; told to find out, PEFT would ask the hub for the base model.
     model.save_pretrained(str(folder), save_embedding_layers=False, is_main_process=writes)
+    if writes:
+        # PEFT's card is a form to be filled in; the registry adds a card to the folder, which must lose nothing by it.
+        (folder / "README.md").unlink(missing_ok=True)

@@ -1,12 +1,14 @@
-"""The order in which examples are trained on: batches of like length, in random order."""
+"""The order in which examples are trained on, and which of them go through the model together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 # Batches that are filled from one pool: more would waste less padding, fewer leave more to chance.
 _POOL = 16
@@ -41,32 +43,100 @@ class LikeLength(Sampler[int]):
         yield from [*batches.ravel().tolist(), *order[whole:].tolist()]
 
 
-class Share(Sampler[list[int]]):
-    """The batches of one of several processes. Each example is in one batch of one process, whatever their number.
+class Steps(Sampler[list[list[int]]]):
+    """What one of several processes does in each step: passes, each a list of examples that go through the model together.
 
-    All processes have the same number of batches. The last ones may be smaller, or empty: nothing is repeated to fill them.
+    The examples are shuffled, and a step takes the next `batch_size * processes`; which these are depends on nothing but their
+    number, the seed and the epoch. `divide` spreads them over processes and passes. The last step may be smaller: nothing is
+    repeated to fill it.
     """
 
-    def __init__(self, order: Sampler[int], batch_size: int, processes: int, process: int) -> None:
-        self._order, self._batch_size = order, batch_size
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, budget: int, seed: int, processes: int = 1, process: int = 0
+    ) -> None:
+        """
+        Args:
+            lengths: tokens of each example.
+            budget: tokens of a pass.
+        """
+        self._lengths, self._budget, self._seed = lengths, budget, seed
+        self._together = batch_size * processes
         self._processes, self._process = processes, process
+        self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        if isinstance(self._order, LikeLength):
-            self._order.set_epoch(epoch)
+        self._epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(cast(Sized, self._order)) // (self._batch_size * self._processes))
+        return -(-len(self._lengths) // self._together)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        order = list(self._order)
-        together = self._batch_size * self._processes
-        for start in range(0, len(order), together):
-            yield order[start : start + together][self._process :: self._processes]
+    def __iter__(self) -> Iterator[list[list[int]]]:
+        order = np.random.default_rng((self._seed, self._epoch)).permutation(len(self._lengths)).tolist()
+        for start in range(0, len(order), self._together):
+            step = order[start : start + self._together]
+            passes = divide([self._lengths[example] for example in step], self._budget, self._processes)[self._process]
+            yield [[step[place] for place in one] for one in passes]
+
+
+def divide(lengths: Sequence[int], budget: int, processes: int) -> list[list[list[int]]]:
+    """Spreads the examples of a step evenly, by tokens, over as few passes of each process as the budget allows.
+
+    All processes have the same number of passes, as those that share a model must compute side by side; some may be empty.
+
+    Args:
+        lengths: tokens of each example.
+        budget: tokens of a pass at most; an example that is longer has a pass to itself.
+
+    Returns:
+        for each process its passes, the largest first, each a list of places in `lengths`.
+    """
+    passes = max(1, -(-sum(lengths) // (budget * processes)))
+    while True:
+        shares = _shares(lengths, passes * processes)
+        loads = [sum(lengths[place] for place in share) for share in shares]
+        if passes * processes >= len(lengths) or max(loads) <= max(budget, *lengths):
+            break
+        passes += 1
+    order = sorted(range(len(shares)), key=lambda share: -loads[share])
+    rows = [order[start : start + processes] for start in range(0, len(order), processes)]
+    # There and back, or one process would have the larger share of every row.
+    rows = [row[::-1] if number % 2 else row for number, row in enumerate(rows)]
+    return [[shares[row[process]] for row in rows] for process in range(processes)]
+
+
+def _shares(lengths: Sequence[int], count: int) -> list[list[int]]:
+    """Places in `lengths`, in `count` groups of like sums: the longest first, each to the group that has least."""
+    shares: list[list[int]] = [[] for _ in range(count)]
+    least = [(0, number) for number in range(count)]
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        load, number = heapq.heappop(least)
+        shares[number].append(place)
+        heapq.heappush(least, (load + lengths[place], number))
+    return shares
 
 
 class Batches(DataLoader[Any]):
-    """A loader of the batches of a `Share`, that tells it the epoch."""
+    """A loader of the passes of each step, that tells its sampler the epoch."""
+
+    def __init__(self, dataset: Any, steps: Sampler[Any], collate: Callable[[list[Any]], Any], **options: Any) -> None:
+        super().__init__(_Groups(dataset), batch_sampler=steps, collate_fn=partial(_each, collate), **options)
 
     def set_epoch(self, epoch: int) -> None:
-        cast(Share, self.batch_sampler).set_epoch(epoch)
+        cast(Any, self.batch_sampler).set_epoch(epoch)
+
+
+class _Groups(Dataset[list[Any]]):
+    """A dataset whose items are lists of another's."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, numbers: list[int]) -> list[Any]:
+        return [self._dataset[number] for number in numbers]
+
+
+def _each(collate: Callable[[list[Any]], Any], groups: list[list[Any]]) -> list[Any]:
+    return [collate(group) for group in groups]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.train.throughput import Shape, shape_of
 
@@ -46,19 +46,39 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Lengths:
+    """Of all examples, in tokens. Attributes: prompts: (examples,) int64; completions: (examples, sequences) int64."""
+
+    prompts: NDArray[np.int64]
+    completions: NDArray[np.int64]
+
+    @property
+    def sequences(self) -> NDArray[np.int64]:
+        """(examples, sequences): each is the prompt and a completion."""
+        return self.prompts[:, None] + self.completions
+
+    @property
+    def examples(self) -> NDArray[np.int64]:
+        """(examples,): all sequences of an example."""
+        return self.sequences.sum(1)
+
+
+@dataclass(frozen=True)
 class Data:
     """What is trained on, in tokens.
 
     Attributes:
         examples: their number.
         tokens, completion_tokens, squared_lengths: of all sequences, once through; the last is the sum of their squares.
-        largest: tokens of the largest batch.
+        longest: tokens of the longest example.
+        largest: tokens of the largest pass through the model.
     """
 
     examples: int
     tokens: int
     completion_tokens: int
     squared_lengths: int
+    longest: int
     largest: int
 
 
@@ -104,15 +124,17 @@ def measure_model(model: Any, *, four_bits: bool = False) -> Model:
     )
 
 
-def memory(model: Model, largest: int, *, share_of_weights: float = 1.0) -> dict[str, float]:
+def memory(model: Model, largest: int, *, share_of_weights: float = 1.0, checkpointing: bool = False) -> dict[str, float]:
     """Bytes that one process needs at most, by what needs them.
 
     Args:
-        largest: tokens of its largest batch.
+        largest: tokens of its largest pass.
         share_of_weights: of the frozen weights that the process holds; less than 1 where they are sharded.
+        checkpointing: whether layers keep their input alone, and compute the rest again in the backward pass.
     """
+    layers = model.layers * model.dtype * model.width if checkpointing else model.layers * model.kept
     # One layer's more for what the backward pass computes on its way, and the log-probabilities' slopes.
-    activations = _SLACK * largest * (model.kept * (model.layers + 1) + 4 * model.dtype * model.width)
+    activations = _SLACK * largest * (layers + model.kept + 4 * model.dtype * model.width)
     return {
         "weights": model.stored * share_of_weights,
         # Weight, gradient and the two moments of Adam, in float32.
@@ -124,27 +146,27 @@ def memory(model: Model, largest: int, *, share_of_weights: float = 1.0) -> dict
     }
 
 
-def seconds(model: Model, data: Data, epochs: int, hardware: Hardware, processes: int = 1) -> float:
+def seconds(
+    model: Model, data: Data, epochs: int, hardware: Hardware, processes: int = 1, *, checkpointing: bool = False
+) -> float:
     """Time of the training itself, at `UTILISATION` of the hardware."""
-    operations = epochs * model.shape.flops(data.tokens, data.completion_tokens, data.squared_lengths)
-    return operations / (hardware.speed * UTILISATION * processes)
+    operations = model.shape.flops(data.tokens, data.completion_tokens, data.squared_lengths)
+    if checkpointing:
+        operations += model.shape.layers_forward(data.tokens, data.squared_lengths)
+    return epochs * operations / (hardware.speed * UTILISATION * processes)
 
 
-def measure_data(prompts: Sequence[int], completions: Sequence[int], sequences: int, batch_size: int) -> Data:
-    """The sizes of examples that each are `sequences` behind one another in the arguments.
-
-    Args:
-        prompts, completions: lengths of all sequences, in tokens, the sequences of an example next to one another.
-        batch_size: examples of a batch; the largest batch is made of the longest.
-    """
-    lengths = np.asarray(prompts, np.int64) + np.asarray(completions, np.int64)
-    examples = lengths.reshape(-1, sequences).sum(1)
+def measure_data(lengths: Lengths, batch_size: int, tokens_per_pass: int) -> Data:
+    """The sizes of examples; the largest pass is the longest example, or as much of the longest ones as may go together."""
+    examples, sequences = lengths.examples, lengths.sequences
+    longest = int(examples.max())
     return Data(
         examples=len(examples),
-        tokens=int(lengths.sum()),
-        completion_tokens=int(np.sum(completions)),
-        squared_lengths=int((lengths**2).sum()),
-        largest=int(np.sort(examples)[-batch_size:].sum()),
+        tokens=int(examples.sum()),
+        completion_tokens=int(lengths.completions.sum()),
+        squared_lengths=int((sequences**2).sum()),
+        longest=longest,
+        largest=max(longest, min(tokens_per_pass, int(np.sort(examples)[-batch_size:].sum()))),
     )
 
 

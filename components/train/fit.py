@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,23 +40,23 @@ class NotFiniteError(Exception):
 class Watched:
     """For a Trainer to inherit first: stops before a step that would spoil the weights, and knows whose step it was.
 
-    Batches may carry `ids`, one text per example; they are taken out here.
+    What goes through the model may carry `ids`, one text per example; they are taken out here.
     """
 
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
-        self._ids = [batch.pop("ids", []) for batch in batches]
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        self._ids: list[list[str]] = []
         self._losses: list[torch.Tensor] = []
-        return batches, items
+        return super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self._ids.append(inputs.pop("ids", []))
+        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
         self._losses.append(loss)
         return loss
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
         norm = super()._get_grad_norm(*args, **kwargs)  # type: ignore[misc]
-        # One wait for the device a step, not one a batch.
+        # One wait for the device a step, not one a pass.
         *losses, gradient = torch.stack([*self._losses, torch.as_tensor(norm, device=self._losses[0].device)]).tolist()
         finite = [abs(loss) < float("inf") for loss in losses]
         if all(finite) and abs(gradient) < float("inf"):
@@ -68,7 +67,7 @@ class Watched:
         raise NotFiniteError(found | {"grad_norm": gradient}, step, [name for ids in at_fault for name in ids])
 
 
-def fit(trainer: Trainer, params: Params, section: str) -> None:
+def fit(trainer: Trainer, params: Params, section: str, less_memory: str) -> None:
     """Trains to the end, from the last checkpoint in the trainer's folder where there is one; see `checkpoints.train`.
 
     A bar, lines of the log and MLflow show how it goes.
@@ -76,6 +75,7 @@ def fit(trainer: Trainer, params: Params, section: str) -> None:
     Args:
         trainer: one that is `Watched`.
         section: the part of `params` that holds the objective's parameters.
+        less_memory: what to do if the memory does not suffice.
 
     Raises:
         InputError: if the loss or the gradient becomes NaN or infinite, or the memory does not suffice; says what to do.
@@ -90,7 +90,7 @@ def fit(trainer: Trainer, params: Params, section: str) -> None:
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        raise InputError(f"out of memory: {advice(settings, f'train.{section}')} ({error})") from error
+        raise InputError(f"out of memory: {less_memory} ({error})") from error
 
 
 def _not_finite(error: NotFiniteError, trainer: Trainer, settings: Optimisation, section: str) -> str:
@@ -115,18 +115,3 @@ def _out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, as CUDA, the CPU's allocator and Python say it."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
-
-
-def advice(settings: Optimisation, section: str) -> str:
-    """Which parameter to lower so that a step needs less memory, and to what."""
-    size = settings.batch_size
-    if size == 1:
-        return (
-            f"{section}.batch_size is 1 already. Lower models.max_tokens (longer stories are then rejected) or train.lora.r, "
-            "or use a smaller model or a larger machine."
-        )
-    part = next(number for number in range(2, size + 1) if size % number == 0)
-    return (
-        f"lower {section}.batch_size from {size} to {size // part} and raise {section}.accumulation from "
-        f"{settings.accumulation} to {settings.accumulation * part}; a step then still learns from as many examples."
-    )

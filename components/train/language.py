@@ -17,10 +17,11 @@ from components.models.language import context_length, identity, load_model, loa
 from components.models.params import Params as Models
 from components.train import trainer as trainers
 from components.train.artifact import save_adapter
+from components.train.estimate import measure_data
 from components.train.examples import Examples, require_made_by, stories, weighted_pairs
 from components.train.fit import fit
 from components.train.objectives import OBJECTIVES
-from components.train.outlook import announce, check_room, lora, plan_model
+from components.train.outlook import announce, check_room, count_tokens, less_memory, lora, plan_model
 from components.train.params import Optimisation, Orpo, Params, Preference
 from components.train.throughput import MEASURED
 
@@ -63,13 +64,20 @@ def train_language(
         if "reference" in inputs:
             require_made_by(inputs["reference"], {"sft": digest(inputs["sft"]), **identity(models, tokenizer)})
         examples = weighted_pairs(inputs["pairs"], inputs.get("reference"), inputs.get("deviations"), tokenizer, limit)
-    announce(planned, examples.dataset, train, section)
-    sharded = train.sharding == "fsdp2"
+    lengths = count_tokens(examples.dataset)
+    data = measure_data(lengths, settings.batch_size, train.tokens_per_pass)
+    announce(planned, data, settings, train)
     adapter = _adapter(train, models, inputs.get("sft"))
     trainer = _TRAINERS[objective](
-        adapter, args=arguments, train_dataset=examples.dataset, processing_class=tokenizer, sharded=sharded
+        adapter,
+        args=arguments,
+        train_dataset=examples.dataset,
+        processing_class=tokenizer,
+        lengths=lengths.examples.tolist(),
+        tokens_per_pass=train.tokens_per_pass,
+        sharded=train.sharding == "fsdp2",
     )
-    fit(trainer, train, section)
+    fit(trainer, train, section, less_memory(train, data))
     metrics = _metrics(trainer, examples)
     save_adapter(adapter, folder, models.language, writes=trainer.is_world_process_zero())
     if trainer.is_world_process_zero():
@@ -102,8 +110,7 @@ def _arguments(train: Params, models: Models, settings: Optimisation, work: Path
         **settings.scheduler(),
         warmup_steps=settings.warmup_steps,
         per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
-        gradient_checkpointing=False,
+        activation_checkpointing=train.gradient_checkpointing,
         bf16=models.dtype != "float32",
         use_cpu=not torch.cuda.is_available(),
         seed=train.seed,

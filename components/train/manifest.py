@@ -37,9 +37,9 @@ def manifest(objective: str, section: str, train: Params, models: Models, inputs
         section: the part of `train` that holds the objective's own parameters.
     """
     parameters = {}
-    # The other objectives' sections do not matter, and the reward model has its own adapter.
+    # The other objectives' sections do not matter, and the reward model has its own adapter and batches.
     others = {name for name in type(train).model_fields if isinstance(getattr(train, name), Optimisation) and name != section}
-    others |= {"lora"} if section == "reward" else set()
+    others |= {"lora", "tokens_per_pass"} if section == "reward" else set()
     for name, value in train.model_dump(mode="json", exclude=others | _NEUTRAL).items():
         for key, one in value.items() if isinstance(value, dict) else [("", value)]:
             parameters[f"train.{name}.{key}".rstrip(".")] = json.dumps(one)

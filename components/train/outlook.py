@@ -7,6 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow.compute as pc
 import torch
 from peft import LoraConfig, get_peft_model
@@ -14,8 +15,7 @@ from peft import LoraConfig, get_peft_model
 from components.contracts import InputError
 from components.models.language import four_bits, skeleton
 from components.models.params import Params as Models
-from components.train.estimate import Data, Hardware, Model, duration, measure_data, measure_model, memory, seconds
-from components.train.fit import advice
+from components.train.estimate import Data, Hardware, Lengths, Model, duration, measure_model, memory, seconds
 from components.train.params import Optimisation, Params
 from components.train.throughput import peak
 
@@ -26,25 +26,44 @@ log = logging.getLogger("polyphony")
 _GB = 1e9
 
 
-def announce(model: Model, dataset: Dataset, train: Params, section: str) -> None:
+def announce(model: Model, data: Data, settings: Optimisation, train: Params) -> None:
     """Says what the training will need."""
-    settings: Optimisation = getattr(train, section)
-    machine, data = hardware(), plan_data(dataset, settings.batch_size)
+    machine = hardware()
     log.info("%s", describe(model, data, settings, train, machine))
-    if sum(memory(model, data.largest, share_of_weights=share_of_weights(train)).values()) > _room(train, machine):
-        log.warning("it may run out of memory. If it does: %s", advice(settings, f"train.{section}"))
+    if sum(needed(model, data.largest, train).values()) > _room(train, machine):
+        log.warning("it may run out of memory. If it does: %s", less_memory(train, data))
+
+
+def less_memory(train: Params, data: Data) -> str:
+    """Which parameter to change so that a step needs less memory, and to what."""
+    if data.largest > data.longest:
+        part = max(data.longest, data.largest // 2)
+        return f"lower train.tokens_per_pass from {train.tokens_per_pass} to {part}; the result stays the same."
+    if not train.gradient_checkpointing:
+        return "set train.gradient_checkpointing to true; the result stays the same, the time is about a third longer."
+    return (
+        f"the longest example alone, {data.longest} tokens, is too much. Lower models.max_tokens (longer stories are then "
+        "rejected) or train.lora.r, or use a smaller model or a larger machine."
+    )
+
+
+def needed(model: Model, largest: int, train: Params) -> dict[str, float]:
+    """Bytes that each process needs at most, by what needs them; `largest` is the largest pass, in tokens."""
+    share = 1 / train.processes if train.sharding == "fsdp2" else 1.0
+    return memory(model, largest, share_of_weights=share, checkpointing=train.gradient_checkpointing)
 
 
 def describe(model: Model, data: Data, settings: Optimisation, train: Params, machine: Hardware) -> str:
     """The estimate as one line for people."""
-    needed = memory(model, data.largest, share_of_weights=share_of_weights(train))
-    parts = ", ".join(f"{name} {value / _GB:.1f}" for name, value in needed.items() if value >= 0.05 * _GB)
-    lasts = duration(seconds(model, data, settings.epochs, machine, train.processes if torch.cuda.is_available() else 1))
-    steps = -(-data.examples // (settings.batch_size * settings.accumulation * train.processes)) * settings.epochs
+    most = needed(model, data.largest, train)
+    parts = ", ".join(f"{name} {value / _GB:.1f}" for name, value in most.items() if value >= 0.05 * _GB)
+    processes = train.processes if torch.cuda.is_available() else 1
+    lasts = seconds(model, data, settings.epochs, machine, processes, checkpointing=train.gradient_checkpointing)
+    steps = -(-data.examples // (settings.batch_size * train.processes)) * settings.epochs
     return (
-        f"{data.examples:,} examples, {data.tokens:,} tokens, {settings.epochs} times, in {steps:,} steps: about {lasts}; at "
-        f"most about {sum(needed.values()) / _GB:.1f} GB a process ({parts}); {train.processes} process(es), {machine.name}, "
-        f"{machine.memory / _GB:.0f} GB"
+        f"{data.examples:,} examples, {data.tokens:,} tokens, {settings.epochs} times, in {steps:,} steps: about "
+        f"{duration(lasts)}; at most about {sum(most.values()) / _GB:.1f} GB a process ({parts}); {train.processes} "
+        f"process(es), {machine.name}, {machine.memory / _GB:.0f} GB"
     )
 
 
@@ -71,13 +90,13 @@ def lora(train: Params) -> LoraConfig:
     )
 
 
-def plan_data(dataset: Dataset, batch_size: int) -> Data:
-    """The sizes of training examples, as `stories` or `weighted_pairs` make them."""
+def count_tokens(dataset: Dataset) -> Lengths:
+    """The lengths of training examples, as `stories` or `weighted_pairs` make them."""
     sides = [name for name in ("completion_ids", "chosen_ids", "rejected_ids") if name in dataset.column_names]
-    lengths = {name: pc.list_value_length(dataset.data.column(name)).to_pylist() for name in ("prompt_ids", *sides)}
-    prompts = [length for length in lengths["prompt_ids"] for _ in sides]
-    completions = [length for example in zip(*(lengths[side] for side in sides), strict=True) for length in example]
-    return measure_data(prompts, completions, len(sides), batch_size)
+    prompts, *completions = (
+        pc.list_value_length(dataset.data.column(name)).to_numpy().astype(np.int64) for name in ("prompt_ids", *sides)
+    )
+    return Lengths(prompts, np.stack(completions, 1))
 
 
 def check_room(model: Model, train: Params, models: Models) -> None:
@@ -92,18 +111,13 @@ def check_room(model: Model, train: Params, models: Models) -> None:
             raise InputError("models.dtype: nf4 cannot be sharded. Use train.sharding: ddp, or models.dtype: bfloat16.")
     name, total = _memory()
     room = _room(train, Hardware(name, total, 0.0))
-    needed = sum(memory(model, 0, share_of_weights=share_of_weights(train))[part] for part in ("weights", "adapter"))
-    if needed > room:
+    least = sum(needed(model, 0, train)[part] for part in ("weights", "adapter"))
+    if least > room:
         raise InputError(
-            f"models.language {models.language!r} needs {needed / _GB:.1f} GB a process for its weights alone, and {name} has "
+            f"models.language {models.language!r} needs {least / _GB:.1f} GB a process for its weights alone, and {name} has "
             f"{room / _GB:.1f}. Use a smaller model or a larger machine, or share the weights among more GPUs "
             "(train.processes, train.sharding: fsdp2)."
         )
-
-
-def share_of_weights(train: Params) -> float:
-    """What of the frozen weights each process holds."""
-    return 1 / train.processes if train.sharding == "fsdp2" else 1.0
 
 
 def _room(train: Params, machine: Hardware) -> float:

@@ -29,8 +29,7 @@ class Optimisation(Section):
         "linear", description="how the rate falls after the warm-up: to 0, or to half the peak, or not"
     )
     warmup_steps: int = Field(0, ge=0, description="steps over which the rate rises from 0")
-    batch_size: int = Field(4, ge=1, description="examples that go through the model together, in each process")
-    accumulation: int = Field(1, ge=1, description="batches whose gradients make one step")
+    batch_size: int = Field(4, ge=1, description="examples of a step, in each process")
 
     def scheduler(self) -> dict[str, Any]:
         """The schedule as Transformers' training arguments name it."""
@@ -71,7 +70,8 @@ class Reward(Optimisation):
 
     epochs: int = Field(3, ge=1, description="times through the data")
     learning_rate: float = Field(1.0e-3, gt=0, le=1, description="peak of the schedule")
-    batch_size: int = Field(8, ge=1, description="examples that go through the model together, in each process")
+    batch_size: int = Field(8, ge=1, description="examples that go through the model together")
+    accumulation: int = Field(1, ge=1, description="batches whose gradients make one step")
     targets: Literal["places", "votes"] = Field(
         "places", description="what is learned: a response's place among its prompt's, or its votes shrunk as in the paper"
     )
@@ -92,6 +92,15 @@ class Params(Section):
         "none",
         validate_default=True,
         description="with more processes: each holds the whole model (ddp), or they share its frozen weights (fsdp2)",
+    )
+    tokens_per_pass: int = Field(
+        2048,
+        ge=1,
+        description="tokens that go through the language model together: a step takes as many passes as it needs; memory grows "
+        "with it, results do not depend on it",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute each layer again in the backward pass: far less memory, a third more time"
     )
     lora: Lora = Lora()
     sft: Sft = Sft()

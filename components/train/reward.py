@@ -88,7 +88,7 @@ def train_reward(models: Models, params: Params, responses: Path, folder: Path, 
         data_collator=partial(_collate, DataCollatorWithPadding(base.tokenizer)),
         compute_loss_func=_l1,
     )
-    fit(trainer, params, "reward")
+    fit(trainer, params, "reward", less_memory(params.reward))
 
     measured = measure(replace(base, model=model), responses, plan)
     ids = RESPONSES.read(responses, ["prompt_id"]).column("prompt_id").to_numpy()
@@ -180,6 +180,21 @@ def measure(model: RewardModel, responses: Path, plan: Plan) -> dict[str, Any]:
     return {**found, "truncated": scores.truncated}
 
 
+def less_memory(settings: Reward) -> str:
+    """Which parameter to lower so that a step needs less memory, and to what."""
+    size = settings.batch_size
+    if size == 1:
+        return (
+            "train.reward.batch_size is 1 already. Set train.gradient_checkpointing to true, or use a smaller model or a "
+            "larger machine."
+        )
+    part = next(number for number in range(2, size + 1) if size % number == 0)
+    return (
+        f"lower train.reward.batch_size from {size} to {size // part} and raise train.reward.accumulation from "
+        f"{settings.accumulation} to {settings.accumulation * part}; a step then still learns from as many examples."
+    )
+
+
 def _without_dropout(model: torch.nn.Module) -> None:
     """Switches dropout off: its noise shifts what a regression learns, and on a CPU it takes a third of the time."""
     for module in model.modules():
@@ -199,6 +214,7 @@ def _arguments(params: Params, work: Path) -> TrainingArguments:
         warmup_steps=reward.warmup_steps,
         per_device_train_batch_size=reward.batch_size,
         gradient_accumulation_steps=reward.accumulation,
+        activation_checkpointing=params.gradient_checkpointing,
         remove_unused_columns=False,
         logging_steps=_LOGGING_STEPS,
         report_to="none",

@@ -44,6 +44,10 @@ class Shape:
         linear = (4 * self.frozen + 6 * self.trained) * tokens + 4 * self.head * completion_tokens
         return linear + 6 * self.attention * squared_lengths
 
+    def layers_forward(self, tokens: int, squared_lengths: int) -> int:
+        """Operations of the decoder's forward pass, which checkpointing does once more."""
+        return 2 * (self.frozen + self.trained) * tokens + 2 * self.attention * squared_lengths
+
 
 def shape_of(model: Any) -> Shape:
     """The shape of a causal language model, with or without an adapter."""

@@ -1,9 +1,9 @@
-"""The trainer: TRL's, with packed batches, reference log-probabilities from a table, and a weight per pair."""
+"""The trainer: TRL's, with packed sequences, reference log-probabilities from a table, and a weight per pair."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +11,7 @@ from trl import DPOTrainer
 
 from components.models.packed import completion_logps, prepare
 from components.train import losses
-from components.train.batches import Batches, LikeLength, Share
+from components.train.batches import Batches, Steps
 from components.train.examples import collate_pairs, collate_stories
 from components.train.fit import Watched
 from components.train.sharding import shard
@@ -19,16 +19,16 @@ from components.train.throughput import Meter
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from torch.utils.data import Sampler
 
 Batch = dict[str, Any]
 
 
 class PackedTrainer(Watched, DPOTrainer):
-    """TRL's trainer on batches that compute no padding; subclasses say what is learned from them.
+    """TRL's trainer on sequences that are not padded; subclasses say what is learned from them.
 
-    The loss of a step is the mean over all items of the step (pairs, or completion tokens), however they are spread over
-    batches and processes.
+    A batch of the loader is all that this process does in a step: a list of passes through the model (see `Steps`), whose
+    gradients add up. The loss of a step is the mean over all its items (pairs, or completion tokens), however they are spread
+    over passes and processes.
     """
 
     collate: Callable[[list[dict[str, Any]]], Batch]
@@ -37,9 +37,12 @@ class PackedTrainer(Watched, DPOTrainer):
     model: Any
     train_dataset: Any
 
-    def __init__(self, model: Any, *, sharded: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, model: Any, *, lengths: Sequence[int], tokens_per_pass: int, sharded: bool = False, **kwargs: Any
+    ) -> None:
         """
         Args:
+            lengths: tokens of each example of the dataset.
             sharded: whether the processes share the frozen weights (see `shard`); the model is then given on the CPU.
         """
         # What Transformers calls so: it neither moves nor wraps the model, and averages the gradients of what is not sharded.
@@ -49,6 +52,7 @@ class PackedTrainer(Watched, DPOTrainer):
         if "ref" in getattr(self.model, "peft_config", {}):
             self.model.delete_adapter("ref")
         prepare(self.model)
+        self._lengths, self._tokens_per_pass = lengths, tokens_per_pass
         self._meter = Meter(self.model)
         if sharded:
             shard(self.model, self.args.device)
@@ -61,11 +65,11 @@ class PackedTrainer(Watched, DPOTrainer):
         raise NotImplementedError
 
     def losses(self, logps: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Unreduced losses of a batch, whose sum over the step is divided by the number of items; records metrics."""
+        """Unreduced losses of a pass, whose sum over the step is divided by the number of items; records metrics."""
         raise NotImplementedError
 
     def record(self, **values: torch.Tensor) -> None:
-        """Adds (examples,) tensors to what the next line of the log has the means of, over all batches and processes."""
+        """Adds (examples,) tensors to what the next line of the log has the means of, over all passes and processes."""
         for name, value in values.items():
             value = value.detach().double()
             self._sums[name] = self._sums.get(name, 0) + torch.stack([value.sum(), value.new_tensor(value.numel())])
@@ -85,37 +89,33 @@ class PackedTrainer(Watched, DPOTrainer):
         super().log(logs, start_time)
 
     def get_train_dataloader(self) -> Batches:
-        size, processes, process = self._train_batch_size, self.args.world_size, self.args.process_index
-        # Accelerate would repeat examples to fill the last batches.
-        return Batches(
-            self.train_dataset,
-            batch_sampler=Share(self._get_train_sampler(), size, processes, process),
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
+        args = self.args
+        steps = Steps(
+            self._lengths, self._train_batch_size, self._tokens_per_pass, args.seed, args.world_size, args.process_index
         )
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        # Nothing is padded, so a batch may hold examples of any length. The order depends on the size of a step alone.
-        together = self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        return LikeLength([0] * len(dataset), together, self.args.seed)
+        return Batches(self.train_dataset, steps, type(self).collate, pin_memory=args.dataloader_pin_memory)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], None]:
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        sizes = torch.tensor([[self.count(batch), *batch["size"]] for batch in batches], device=device).sum(0)
+        passes = [one for batch in batches for one in batch]
+        sizes = torch.tensor([[self.count(one), *one["size"]] for one in passes], device=device).sum(0)
         self._items, *size = self.accelerator.reduce(sizes, "sum")
         self._meter.add(*(int(number) for number in size))
         # In the state, which checkpoints keep.
         self.state.num_input_tokens_seen += int(size[0])
         return batches, None
 
-    @contextlib.contextmanager
-    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
-        # Between the batches of a step. What is sharded has no gradients, and the adapter's are averaged after the last.
-        yield
+    def training_step(self, model: Any, inputs: list[Batch], *args: Any, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
+        """The gradients of all passes; the processes exchange them in the last one."""
+        total = torch.zeros((), device=self.args.device)
+        for number, one in enumerate(inputs, 1):
+            last = number == len(inputs)
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                total += super().training_step(model, one, *args, **kwargs)
+        return total
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         # Tokenised already, by the functions that also counted lengths and computed the reference.
@@ -238,7 +238,7 @@ class ReleasedDORPOTrainer(DiversifiedORPOTrainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], None]:
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        total = torch.cat([batch["weight"] for batch in batches]).sum().to(device)
+        total = torch.cat([one["weight"] for batch in batches for one in batch]).sum().to(device)
         self._mean_weight = self.accelerator.reduce(total, "sum") / self._items
         return batches, None
 

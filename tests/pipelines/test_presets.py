@@ -52,7 +52,7 @@ def test_every_run_is_valid(names: tuple[str, ...]) -> None:
     train, weight = sections["train"], sections["weight"]
     assert (train.lora.r, train.lora.alpha, train.lora.target_modules) == (128, 256, ("q_proj", "v_proj"))
     assert train.preference.learning_rate == train.orpo.learning_rate == 5e-6
-    assert train.sft.batch_size * train.sft.accumulation == 12
+    assert train.sft.batch_size == 12
     assert sections["models"].tokenizer == sections["models"].language.replace("-v0.3", "-Instruct-v0.3") or (
         sections["models"].tokenizer == f"{sections['models'].language}-Instruct"
     )

@@ -1,4 +1,4 @@
-"""Batches of like length."""
+"""The order of examples, and how those of a step are spread over processes and passes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.train.batches import Batches, LikeLength, Share
+from components.train.batches import Batches, LikeLength, Steps, divide
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=200), st.integers(1, 9), st.integers(0, 3), st.integers(0, 3))
@@ -52,29 +52,58 @@ def test_lengths_come_in_no_order() -> None:
     assert 250 < np.mean(firsts) < 550
 
 
-@given(st.integers(1, 100), st.integers(1, 5), st.integers(1, 4), st.integers(0, 2))
-def test_processes_share_what_one_would_do(count: int, size: int, processes: int, epoch: int) -> None:
-    """Nothing is lost or repeated, and each step's examples are those of one process with the whole batch."""
-
-    def batches(size: int, processes: int, process: int, together: int) -> list[list[int]]:
-        share = Share(LikeLength([0] * count, together, 0), size, processes, process)
-        share.set_epoch(epoch)
-        assert len(share) == len(list(share))
-        return list(share)
-
-    together = size * processes
-    shares = [batches(size, processes, process, together) for process in range(processes)]
-    steps = [sorted(number for batch in step for number in batch) for step in zip(*shares, strict=True)]
-    assert steps == [sorted(batch) for batch in batches(together, 1, 0, together)]
-    assert all(len(batch) <= size for share in shares for batch in share)
+LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=60)
 
 
-def test_the_loader_tells_the_epoch_and_gives_empty_batches() -> None:
-    loader = Batches([10, 11, 12], batch_sampler=Share(LikeLength([0] * 3, 2, 0), 1, 2, 1), collate_fn=list)
+@given(LENGTHS, st.integers(1, 5), st.integers(1, 1500), st.integers(1, 4), st.integers(0, 2))
+def test_processes_share_what_one_would_do(lengths: list[int], size: int, budget: int, processes: int, epoch: int) -> None:
+    """Nothing is lost or repeated, and each step's examples are those of one process with the whole batch, in one pass."""
+
+    def steps(size: int, budget: int, processes: int, process: int) -> list[list[list[int]]]:
+        found = Steps(lengths, size, budget, 0, processes, process)
+        found.set_epoch(epoch)
+        assert len(found) == len(list(found))
+        return list(found)
+
+    shares = [steps(size, budget, processes, process) for process in range(processes)]
+    together = [sorted(number for share in step for one in share for number in one) for step in zip(*shares, strict=True)]
+    (whole,) = zip(*steps(size * processes, 10**6, 1, 0), strict=True)
+    assert together == [sorted(one) for one in whole]
+    assert sorted(number for step in together for number in step) == list(range(len(lengths)))
+
+
+@given(LENGTHS, st.integers(1, 1500), st.integers(1, 5))
+def test_passes_keep_to_the_budget(lengths: list[int], budget: int, processes: int) -> None:
+    """But for examples that are longer by themselves; all processes have as many passes, and no more than are needed."""
+    shares = divide(lengths, budget, processes)
+    loads = [[sum(lengths[place] for place in one) for one in share] for share in shares]
+    assert len({len(share) for share in shares}) == 1
+    assert max(map(max, loads)) <= max(budget, *lengths)
+    assert all(load == sorted(load, reverse=True) for load in loads)
+    # Longest first, each to the least: no worse than 4/3 of the best, so a third more of passes at most.
+    least = -(-sum(lengths) // (budget * processes))
+    assert len(shares[0]) <= max(least, -(-len(lengths) // processes))
+    # The last example of the fullest process would make no other fuller than that.
+    totals = [sum(load) for load in loads]
+    assert max(totals) - min(totals) <= max(budget, *lengths)
+
+
+def test_steps_of_many_processes_cost_alike() -> None:
+    """Within a few percent, for stories as they are."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        lengths = rng.integers(200, 2000, 48).tolist()
+        loads = [sum(lengths[place] for one in share for place in one) for share in divide(lengths, 4096, 4)]
+        assert max(loads) < 1.03 * min(loads)
+
+
+def test_the_loader_tells_the_epoch_and_gives_empty_passes() -> None:
+    loader = Batches([10, 11, 12], Steps([1, 1, 1], 1, 9, 0, 2, 1), tuple)
+    assert len(loader.dataset) == 3  # type: ignore[arg-type]
     seen = set()
     for epoch in range(8):
         loader.set_epoch(epoch)
-        batches = list(loader)
-        assert len(batches) == 2 and batches[1] == []
-        seen.add(batches[0][0])
+        steps = list(loader)
+        assert len(steps) == 2 and steps[1] == [()]
+        seen.add(steps[0][0])
     assert len(seen) > 1

@@ -235,7 +235,7 @@ def test_a_pair_whose_loss_is_not_finite_is_named(models: Models, inputs: dict[s
     bad = next(row for row in rows if row["chosen_id"] in trained)
     bad["chosen_logp"] = float("nan")
     REFERENCE.write(tmp_path / "bad.parquet", rows, metadata=made_by)
-    params = PARAMS.model_copy(update={"preference": Preference(batch_size=1, accumulation=4)})
+    params = PARAMS.model_copy(update={"preference": Preference(batch_size=4), "tokens_per_pass": 1})
     with pytest.raises(InputError, match=rf"is not finite .*Examples: {bad['chosen_id']}/{bad['rejected_id']} \(all in"):
         train(models, "dpo", tmp_path / "model", params, **{**inputs, "reference": tmp_path / "bad.parquet"})
     assert not (tmp_path / "model").exists()

@@ -25,10 +25,10 @@ from components.lineage import digest
 from components.models.params import Params as Models
 from components.train import manifest as manifests
 from components.train.checkpoints import last_complete
-from components.train.fit import Watched, advice, fit
+from components.train.fit import Watched, fit
 from components.train.manifest import claim, difference, manifest
-from components.train.params import Optimisation, Params, Preference, Sft
-from components.train.reward import _collate
+from components.train.params import Params, Preference, Reward, Sft
+from components.train.reward import _collate, less_memory
 from components.train.step import run
 from tests.conftest import response_rows
 
@@ -167,14 +167,14 @@ def trainer(folder: Path, net: Net) -> Own:
 
 
 def parameters(**sft: Any) -> Params:
-    return Params(sft=Sft(**{"batch_size": 2, "accumulation": 2, "learning_rate": 3e-4} | sft), checkpoint_minutes=1e-9)
+    return Params(sft=Sft(**{"batch_size": 4, "learning_rate": 3e-4} | sft), checkpoint_minutes=1e-9)
 
 
 @pytest.mark.parametrize(("net", "ids"), [(Net(bad=6), ["id6", "id7"]), (Net(steep=6), ["id4", "id5", "id6", "id7"])])
 def test_not_finite(tmp_path: Path, net: Net, ids: list[str]) -> None:
     """The batch at fault is named, or all of the step where only the gradient tells; the checkpoint before it stays."""
     with pytest.raises(InputError) as raised:
-        fit(trainer(tmp_path, net), parameters(), "sft")
+        fit(trainer(tmp_path, net), parameters(), "sft", "")
     message = str(raised.value)
     assert "step 2 is not finite" in message and ", ".join(ids) in message
     assert "Lower train.sft.learning_rate, 0.0003 now, to 0.0001" in message
@@ -187,17 +187,17 @@ def test_not_finite(tmp_path: Path, net: Net, ids: list[str]) -> None:
 
 def test_not_finite_at_the_first_step(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="There was no checkpoint yet"):
-        fit(trainer(tmp_path, Net(bad=0)), parameters(), "sft")
+        fit(trainer(tmp_path, Net(bad=0)), parameters(), "sft", "")
 
 
 def test_all_is_well(tmp_path: Path) -> None:
     made = trainer(tmp_path, Net())
-    fit(made, parameters(), "sft")
+    fit(made, parameters(), "sft", "")
     assert made.state.global_step == 3
     # A second call has nothing left to do: the last step has its checkpoint.
     weight = made.model.weight.clone()
     again = trainer(tmp_path, Net())
-    fit(again, parameters(), "sft")
+    fit(again, parameters(), "sft", "")
     assert again.state.global_step == 3 and torch.equal(again.model.weight, weight)
 
 
@@ -206,27 +206,27 @@ def test_out_of_memory(tmp_path: Path, huge: Callable[[], Any]) -> None:
     """What the CPU's allocator, and Python's, say."""
     made = trainer(tmp_path, Net())
     made.model.forward = lambda **_: huge()
-    with pytest.raises(InputError, match=r"train\.sft\.batch_size from 2 to 1 and raise train\.sft\.accumulation from 2 to 4"):
-        fit(made, parameters(), "sft")
+    with pytest.raises(InputError, match=r"^out of memory: buy some \("):
+        fit(made, parameters(), "sft", "buy some")
 
 
 def test_other_errors_are_not_taken_for_it(tmp_path: Path) -> None:
     made = trainer(tmp_path, Net())
     made.model.forward = lambda **_: torch.ones(2) @ torch.ones(3)
     with pytest.raises(RuntimeError, match="size"):
-        fit(made, parameters(), "sft")
+        fit(made, parameters(), "sft", "")
 
 
 @pytest.mark.parametrize(("size", "accumulation"), [(2, 1), (3, 2), (9, 1), (12, 5), (49, 1)])
 def test_advice_keeps_the_examples_of_a_step(size: int, accumulation: int) -> None:
-    said = advice(Optimisation(batch_size=size, accumulation=accumulation), "train.x")
+    said = less_memory(Reward(batch_size=size, accumulation=accumulation))
     (before, after), (earlier, later) = re.findall(r"from (\d+) to (\d+)", said)
     assert (int(before), int(earlier)) == (size, accumulation)
     assert int(after) < size and int(after) * int(later) == size * accumulation
 
 
 def test_advice_where_no_batch_can_be_smaller() -> None:
-    assert "models.max_tokens" in advice(Optimisation(batch_size=1), "train.x")
+    assert "gradient_checkpointing" in less_memory(Reward(batch_size=1))
 
 
 def made_of(tiny_model: Path, responses: Path, **sft: Any) -> Any:

@@ -14,6 +14,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from components.train.examples import collate_pairs, collate_stories
+from components.train.outlook import count_tokens
 from components.train.trainer import (
     DiversifiedDPOTrainer,
     DiversifiedORPOTrainer,
@@ -65,11 +66,10 @@ def arguments(folder: Path, **options: Any) -> DPOConfig:
         beta=BETA,
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
+        **({"activation_checkpointing": False} | options),
         report_to=[],
         save_strategy="no",
         disable_tqdm=True,
-        **options,
     )
 
 
@@ -78,13 +78,17 @@ def ours(
     folder: Path,
     rows: list[dict[str, Any]],
     kind: type[PackedTrainer] = DiversifiedDPOTrainer,
+    tokens_per_pass: int = 10_000,
     **options: Any,
 ) -> PackedTrainer:
+    dataset = Dataset.from_list(rows)
     return kind(
         adapter(model_folder),
         args=arguments(folder, **options),
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=dataset,
         processing_class=AutoTokenizer.from_pretrained(model_folder),
+        lengths=count_tokens(dataset).examples.tolist(),
+        tokens_per_pass=tokens_per_pass,
     )
 
 
@@ -94,17 +98,16 @@ def gradients(trainer: Any) -> Gradients:
 
 
 def step(trainer: PackedTrainer, rows: list[dict[str, Any]], parts: int = 1) -> tuple[float, Gradients]:
-    """Loss and gradients of one optimiser step over the rows, in so many batches."""
+    """Loss and gradients of one optimiser step over the rows, in so many passes."""
     size = -(-len(rows) // parts)
-    batches = [collate_pairs(rows[start : start + size]) for start in range(0, len(rows), size)]
+    return backward(trainer, [collate_pairs(rows[start : start + size]) for start in range(0, len(rows), size)])
+
+
+def backward(trainer: PackedTrainer, passes: list[dict[str, Any]]) -> tuple[float, Gradients]:
     trainer.model.zero_grad()
-    taken, _ = trainer.get_batch_samples(iter(batches), parts, torch.device("cpu"))
-    total = 0.0
-    for batch in taken:
-        loss = trainer.compute_loss(trainer.model, batch)
-        loss.backward()
-        total += loss.item()
-    return total, gradients(trainer)
+    (taken,), _ = trainer.get_batch_samples(iter([passes]), 1, torch.device("cpu"))
+    loss = trainer.training_step(trainer.model, taken)
+    return loss.item(), gradients(trainer)
 
 
 def assert_same(first: Gradients, second: Gradients, factor: float = 1.0) -> None:
@@ -192,6 +195,50 @@ def test_released_dorpo_has_the_mean_weight_of_the_step(tiny_model: Path, tmp_pa
     assert loss == pytest.approx(expected / 5, abs=1e-5)
 
 
+def test_the_tokens_of_a_pass_change_nothing_but_memory(tiny_model: Path, tmp_path: Path) -> None:
+    """Two whole trainings, of steps that take one pass and of steps that take several."""
+    rows = examples(7, [0.0, 1.0, 2.0, 0.5, 3.0, 0.25, 0.25])
+    options = {"per_device_train_batch_size": 4, "logging_steps": 1, "num_train_epochs": 2, "learning_rate": 1e-2}
+    logs, weights, most = [], [], []
+    for budget in (10_000, 100):
+        trainer = ours(tiny_model, tmp_path, rows, tokens_per_pass=budget, **options)
+        most.append(max(one["size"][0] for step in trainer.get_train_dataloader() for one in step))
+        trainer.train()
+        steps = trainer.state.log_history[:4]
+        logs.append([{name: entry[name] for name in ("loss", "grad_norm", "num_tokens")} for entry in steps])
+        weights.append({name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad})
+    assert logs[1] == [pytest.approx(entry, abs=1e-5, rel=1e-5) for entry in logs[0]]
+    assert_same(*weights)
+    longest = max(2 * len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
+    assert most[1] <= max(100, longest) < most[0]
+
+
+@pytest.mark.parametrize("kind", [DiversifiedDPOTrainer, ReleasedDORPOTrainer])
+def test_gradient_checkpointing_changes_no_gradient(tiny_model: Path, tmp_path: Path, kind: type[PackedTrainer]) -> None:
+    rows = examples(5, [0.0, 1.0, 2.0, 0.5, 3.0])
+    options = {"per_device_train_batch_size": 5, "logging_steps": 1, "max_steps": 1, "learning_rate": 1e-2}
+    found = []
+    for checkpointing in (False, True):
+        trainer = ours(tiny_model, tmp_path, rows, kind, 100, activation_checkpointing=checkpointing, **options)
+        kept = 0
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            trainer.train()
+        logged = trainer.state.log_history[0]
+        weights = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+        found.append((logged["loss"], logged["grad_norm"], weights, kept))
+    (loss, norm, plain, much), (same_loss, same_norm, same, little) = found
+    assert (same_loss, same_norm) == pytest.approx((loss, norm), abs=1e-6)
+    assert_same(same, plain)
+    # The layers' inputs are left; what is computed again in the backward pass, hooks do not see.
+    assert little < much / 3
+
+
 @pytest.mark.parametrize("kind", [DiversifiedDPOTrainer, DiversifiedORPOTrainer])
 def test_weight_zero_removes_a_pair_and_weights_scale(tiny_model: Path, tmp_path: Path, kind: type[PackedTrainer]) -> None:
     rows = examples(3, [1.0, 0.0, 2.5])
@@ -208,8 +255,8 @@ def test_weight_zero_removes_a_pair_and_weights_scale(tiny_model: Path, tmp_path
 
 @pytest.mark.parametrize("kind", [DiversifiedDPOTrainer, DiversifiedORPOTrainer, ReleasedDORPOTrainer])
 @pytest.mark.parametrize("parts", [2, 4])
-def test_accumulation_equals_one_big_batch(tiny_model: Path, tmp_path: Path, parts: int, kind: type[PackedTrainer]) -> None:
-    """Also where the last batch is smaller than the others."""
+def test_passes_equal_one_big_batch(tiny_model: Path, tmp_path: Path, parts: int, kind: type[PackedTrainer]) -> None:
+    """Also where the last pass is smaller than the others."""
     rows = examples(7, [0.0, 1.0, 2.0, 0.5, 3.0, 0.25, 0.25])
     trainer = ours(tiny_model, tmp_path, rows, kind)
     loss, whole = step(trainer, rows)
@@ -218,27 +265,22 @@ def test_accumulation_equals_one_big_batch(tiny_model: Path, tmp_path: Path, par
     assert_same(split, whole)
 
 
-def test_an_empty_batch_adds_nothing(tiny_model: Path, tmp_path: Path) -> None:
+def test_an_empty_pass_adds_nothing(tiny_model: Path, tmp_path: Path) -> None:
     """A process that has no example left takes part in the step all the same."""
     rows = examples(3)
     trainer = ours(tiny_model, tmp_path, rows)
-    _, alone = step(trainer, rows)
-    batches = [collate_pairs(rows), collate_pairs([])]
-    trainer.model.zero_grad()
-    trainer.get_batch_samples(iter(batches), 2, torch.device("cpu"))
-    for batch in batches:
-        last = trainer.compute_loss(trainer.model, batch)
-        last.backward()
-    assert last.item() == 0
-    assert_same(gradients(trainer), alone)
+    loss, alone = step(trainer, rows)
+    with_empty, found = backward(trainer, [collate_pairs(rows), collate_pairs([])])
+    assert with_empty == loss
+    assert_same(found, alone)
     assert collate_stories([])["sequences"] == 0
 
 
 def test_what_is_logged(tiny_model: Path, tmp_path: Path) -> None:
-    """Means over the pairs of a step, although its batches differ in size."""
+    """Means over the pairs of a step, although its passes differ in size."""
     rows = examples(5, [0.0, 1.0, 2.0, 1.0, 1.0])
-    options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "logging_steps": 1, "learning_rate": 0.0}
-    trainer = ours(tiny_model, tmp_path, rows, max_steps=1, **options)
+    options = {"per_device_train_batch_size": 5, "logging_steps": 1, "learning_rate": 0.0}
+    trainer = ours(tiny_model, tmp_path, rows, max_steps=1, tokens_per_pass=100, **options)
     trainer.train()
     logged = trainer.state.log_history[0]
     weighted, found = step(trainer, rows)
@@ -268,12 +310,8 @@ def test_a_step_of_pairs_without_weight_is_logged_like_any_other(tiny_model: Pat
 def test_sft_learns_completions_alone(tiny_model: Path, tmp_path: Path) -> None:
     """The loss is the mean over completion tokens, as the model's own loss with the prompt masked."""
     rows = [{"prompt_ids": r["prompt_ids"], "completion_ids": r["chosen_ids"]} for r in examples(3)]
-    trainer = SFTPackedTrainer(
-        adapter(tiny_model),
-        args=arguments(tmp_path, per_device_train_batch_size=3, max_steps=1, learning_rate=0.0, logging_steps=1),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(tiny_model),
-    )
+    options = {"per_device_train_batch_size": 3, "max_steps": 1, "learning_rate": 0.0, "logging_steps": 1}
+    trainer = ours(tiny_model, tmp_path, rows, SFTPackedTrainer, **options)
     trainer.train()
     model, total, tokens = adapter(tiny_model), 0.0, 0
     for row in rows:
