@@ -16,6 +16,7 @@ DARK = ("#f0c24b", "#82b4f2", "#ff9469", "#62cfa2", "#cb9fe3", "#5ac8d4", "#f28c
 # The SVG's user units: size and the margins left, right, top, bottom.
 WIDTH, HEIGHT = 460, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 36, 48
+_ENDS = {"": "mean", "_low": "low", "_high": "high"}
 _LABEL_HEIGHT, _LETTER = 17, 8.2
 
 
@@ -113,6 +114,17 @@ def _place_labels(points: list[Point]) -> None:
             y += 1
         point.label_y = round(y, 1)
         placed.append((left, left + width, y))
+
+
+def rows(systems: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The plane as rows, one for each system and kind of diversity: for `dvc plots`, which draws for itself."""
+    return [
+        {"system": name, "kind": heading}
+        | {f"diversity{suffix}": values[metric][end] for suffix, end in _ENDS.items()}
+        | {f"reward{suffix}": values["reward"][end] for suffix, end in _ENDS.items()}
+        for metric, heading in DIVERSITIES.items()
+        for name, values in systems.items()
+    ]
 
 
 def draw(systems: Mapping[str, Mapping[str, Any]], path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.evaluate import plane
-from components.evaluate.catalogue import BY_KEY
+from components.evaluate.browser import browse
+from components.evaluate.catalogue import ARROWS, BY_KEY, METRICS
 from components.evaluate.statements import number, statements
 from components.evaluate.stories import GOLD, Story
 
@@ -29,12 +31,15 @@ _QUALITY = (
 )
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A story as the page shows it."""
-
-    story: Story
-    reward: float
+# What a training says of itself, and how it is called.
+_TRAINING = (
+    ("examples", "examples", 0),
+    ("zero_weight_share", "of weight 0", 3),
+    ("effective_sample_share", "effective share", 3),
+    ("loss", "weighted loss", 4),
+    ("unweighted_loss", "unweighted loss", 4),
+    ("rewards/accuracies", "pairs ranked right", 3),
+)
 
 
 def write(
@@ -43,6 +48,8 @@ def write(
     prompts: Mapping[str, str],
     stories: Sequence[Story],
     rewards: Sequence[float],
+    semantic: Any,
+    trainings: Mapping[str, Mapping[str, Any]],
     settings: Sequence[tuple[str, str]],
 ) -> None:
     """Writes the page.
@@ -50,6 +57,8 @@ def write(
     Args:
         measured: the evaluation's `metrics.json`.
         prompts: id -> text, in the order in which they are shown.
+        semantic: (stories, width), the stories' semantic embeddings.
+        trainings: system -> what its training.json says, of those that were trained.
         settings: what is said of how the stories were made, as names and values.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -65,6 +74,9 @@ def write(
     )
     environment.filters["number"] = number
     quality = measured["reward_model"]
+    # The policy of the page names the one script that may run by its digest: text of a story never is one.
+    script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
+    others = [name for name in measured["systems"] if name != GOLD]
     page = environment.get_template("report.html.j2").render(
         measured=measured,
         gold=GOLD,
@@ -77,19 +89,26 @@ def write(
         columns=COLUMNS,
         statements=statements(measured),
         quality=[(name, quality[key], hint) for key, name, hint in _QUALITY if quality.get(key) is not None],
-        browser=_browser(list(prompts)[:BROWSED], stories, rewards),
+        metrics=METRICS,
+        arrows=ARROWS,
+        training_columns=[heading for _, heading, _ in _TRAINING],
+        trainings=_trainings(trainings),
+        browser=browse(list(prompts)[:BROWSED], stories, rewards, semantic),
+        beside=(others[-1], others[-2] if len(others) > 1 else GOLD),
+        script=script,
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         prompts=prompts,
         settings=settings,
     )
     path.write_text(page, encoding="utf-8")
 
 
-def _browser(
-    prompt_ids: Sequence[str], stories: Sequence[Story], rewards: Sequence[float]
-) -> dict[str, dict[str, list[Shown]]]:
-    """prompt -> system -> its stories."""
-    shown: dict[str, dict[str, list[Shown]]] = {prompt_id: {} for prompt_id in prompt_ids}
-    for story, reward in zip(stories, rewards, strict=True):
-        if story.prompt_id in shown:
-            shown[story.prompt_id].setdefault(story.system, []).append(Shown(story, reward))
-    return shown
+def _trainings(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """system -> its cells of the table of trainings, `—` where a training did not say."""
+
+    def cells(record: Mapping[str, Any]) -> list[str]:
+        metrics = record.get("metrics", {})
+        found = [(metrics.get(key), digits) for key, _, digits in _TRAINING]
+        return ["—" if value is None else number(value, digits) for value, digits in found]
+
+    return {name: [str(record.get("objective", "—")), *cells(record)] for name, record in records.items()}

@@ -94,8 +94,18 @@ def run(
         _write_measurements(folder / "measurements.parquet", values, prompts)
         EXAMPLES.write(folder / "examples.parquet", _examples(everything, prompts, scores.values))
         plane.draw(measured["systems"], folder / "plane.png")
+        (folder / "plane.json").write_text(json.dumps(plane.rows(measured["systems"]), indent=2) + "\n", encoding="utf-8")
         settings = _settings(evaluate, models, measured["truncated"], len(everything))
-        report.write(folder / "report.html", measured, texts, everything, scores.values.tolist(), settings)
+        report.write(
+            folder / "report.html",
+            measured,
+            texts,
+            everything,
+            scores.values.tolist(),
+            vectors["semantic"],
+            _trainings(system),
+            settings,
+        )
     for folder in work.values():
         when_recorded(partial(shutil.rmtree, folder, ignore_errors=True))
     means = {name: {key: value["mean"] for key, value in values.items()} for name, values in measured["systems"].items()}
@@ -225,6 +235,12 @@ def _measure(
         **compare(values, params.seed),
         "stories": {name: count(told, params.metrics.matched_words) for name, told in stories.items()},
     }
+
+
+def _trainings(system: Mapping[str, Path]) -> dict[str, Any]:
+    """What the trainings of the systems recorded of themselves."""
+    records = {name: adapter / "training.json" for name, adapter in system.items()}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in records.items() if path.is_file()}
 
 
 def _reward_quality(reward: Path) -> dict[str, Any]:
