@@ -25,6 +25,7 @@ from typing import Any
 from components import kubeflow
 from components.contracts import InputError, atomic
 from components.params import ParameterError, Section, load
+from components.redaction import quietly, redacted
 
 log = logging.getLogger("polyphony")
 
@@ -63,16 +64,17 @@ class Step:
         """Runs the step from a command line; returns the exit status."""
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         log.setLevel(logging.INFO)
+        quietly()
         # What libraries will change in their next version is no news to who runs a step.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate)\.")
         arguments = sys.argv[1:] if argv is None else argv
         try:
             return self._call(self.parser().parse_args(kubeflow.expand(arguments)))
         except ParameterError as error:
-            print(f"{self.name}: {error}", file=sys.stderr)
+            print(redacted(f"{self.name}: {error}"), file=sys.stderr)
             return 2
         except InputError as error:
-            print(f"{self.name}: {error}", file=sys.stderr)
+            print(redacted(f"{self.name}: {error}"), file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print(f"{self.name}: interrupted; the same command continues.", file=sys.stderr)
