@@ -16,6 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from components.redaction import redacted, secrets_in
+
 SECTIONS = ("models", "ingest", "validate", "embed", "weight", "train", "evaluate", "register")
 
 
@@ -75,6 +77,7 @@ def check(document: Mapping[str, Any], where: str) -> dict[str, Section]:
         ParameterError: naming all mistakes at once.
     """
     mistakes = [f"{name}: unknown section{_nearest(str(name), SECTIONS)}" for name in document if name not in SECTIONS]
+    mistakes += secrets_in(document)
     sections: dict[str, Section] = {}
     for name in SECTIONS:
         if name not in document:
@@ -94,7 +97,7 @@ def _describe(section: str, model: type[BaseModel], detail: ErrorDetails) -> str
     if detail["type"] == "extra_forbidden":
         known = _keys_at(model, detail["loc"][:-1])
         return f"{where}: unknown parameter{_nearest(str(detail['loc'][-1]), known)}"
-    return f"{where}: {detail['msg']} (got {detail['input']!r})"
+    return f"{where}: {detail['msg']} {redacted(f'(got {detail["input"]!r})')}"
 
 
 def _keys_at(model: Any, location: tuple[int | str, ...]) -> Iterable[str]:
