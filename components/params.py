@@ -97,7 +97,7 @@ def _describe(section: str, model: type[BaseModel], detail: ErrorDetails) -> str
     if detail["type"] == "extra_forbidden":
         known = _keys_at(model, detail["loc"][:-1])
         return f"{where}: unknown parameter{_nearest(str(detail['loc'][-1]), known)}"
-    return f"{where}: {detail['msg']} {redacted(f'(got {detail["input"]!r})')}"
+    return f"{where}: {detail['msg']} " + redacted(f"(got {detail['input']!r})")
 
 
 def _keys_at(model: Any, location: tuple[int | str, ...]) -> Iterable[str]:
