@@ -154,6 +154,7 @@ def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adapter")
     get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config).save_pretrained(str(folder))
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    (folder / "README.md").unlink()
     return folder
 
 
