@@ -11,13 +11,8 @@ from components.register.gate import Check
 from components.register.record import UNKNOWN, Record, status
 
 PLANE = "plane.png"
-# Metrics of the evaluation in the order of the card's table, with their headings.
-_COLUMNS = {
-    "reward": "reward",
-    "semantic_diversity": "semantic diversity",
-    "style_diversity": "style diversity",
-    "words": "words",
-}
+# Metrics of the evaluation in the order of the card's table of all systems.
+_COLUMNS = ("reward", "semantic_diversity", "style_diversity", "words")
 # Metrics of the reward model that tell whether to trust it.
 _AGREEMENT = ("spearman", "pair_accuracy", "pair_accuracy_of_length", "length_correlation", "mae")
 _CHECKS = ("validate-responses", "validate-weights")
@@ -44,6 +39,8 @@ def render(record: Record, *, plane: bool = True) -> str:
         _systems(measured),
         f"{measured['prompts']} test prompts, {measured['samples']} samples each; 95 % bootstrap intervals over prompts. "
         "`gold` are the people's stories.",
+        f"All that was measured of `{record['system']}`:",
+        _metrics(measured, record["system"]),
         *([f"![Reward against diversity, with intervals]({PLANE})"] if plane else []),
         "## Data",
         _table(["what", "value"], _sources(parameters.get("ingest", {}))),
@@ -93,7 +90,7 @@ def _front_matter(base: str) -> str:
 
 def _warnings(record: Record) -> list[str]:
     code, base = record["code"], record["base_model"]["language"]
-    found = []
+    found = [f"**{warning}**" for warning in record["measured"]["warnings"]]
     if UNKNOWN in code.values():
         found.append(
             "**By which code it was made is not known:** a step ran outside a checkout and without `POLYPHONY_COMMIT`."
@@ -126,11 +123,22 @@ def _recipe(parameters: Mapping[str, Mapping[str, str]]) -> list[Sequence[str]]:
 
 
 def _systems(measured: Mapping[str, Any]) -> str:
-    def cell(values: Mapping[str, float]) -> str:
-        return f"{values['mean']:.3f} [{values['low']:.3f}, {values['high']:.3f}]"
+    rows = [[f"`{system}`", *(_interval(values[key]) for key in _COLUMNS)] for system, values in measured["systems"].items()]
+    return _table(["system", *(measured["metrics"][key]["title"] for key in _COLUMNS)], rows)
 
-    rows = [[f"`{system}`", *(cell(metrics[key]) for key in _COLUMNS)] for system, metrics in measured["systems"].items()]
-    return _table(["system", *_COLUMNS.values()], rows)
+
+def _metrics(measured: Mapping[str, Any], system: str) -> str:
+    values = measured["systems"][system]
+    rows = [
+        [about["title"], _interval(values[key]), about["better"], f"{about['meaning']} ({about['unit']})"]
+        for key, about in measured["metrics"].items()
+        if key in values
+    ]
+    return _table(["metric", "value", "better", "meaning"], rows)
+
+
+def _interval(values: Mapping[str, float]) -> str:
+    return f"{values['mean']:.3f} [{values['low']:.3f}, {values['high']:.3f}]"
 
 
 def _numbers(runs: Mapping[str, Mapping[str, Any]], what: str) -> str:

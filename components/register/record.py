@@ -52,7 +52,7 @@ def make(
         "trained_by": model.step,
         "base_model": _base_model(model, parameters[model.step]),
         "verdict": {**asdict(verdict), "passed": verdict.passed, "reasons": verdict.reasons, "gate": dict(gate)},
-        "measured": {key: measured[key] for key in ("prompts", "samples", "systems")},
+        "measured": {key: measured[key] for key in ("prompts", "samples", "systems", "metrics", "warnings")},
         "evaluation": {
             "systems": systems,
             "set": _evaluation_set(measured, prompt_ids, evaluation, parameters[evaluation.step]),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from components.evaluate.bootstrap import holm
-from components.evaluate.catalogue import BY_KEY, METRICS, described
+from components.evaluate.catalogue import ARROWS, BY_KEY, METRICS, described
 from components.evaluate.metrics import by_prompt, compare, count
 from components.evaluate.params import Metrics
 from components.evaluate.quality import Scale
@@ -127,6 +128,13 @@ def test_a_metric_without_any_value_is_left_out() -> None:
 def test_count() -> None:
     stories = told("dpo", "a", ["one", " \n"]) + told("dpo", "b", ["three of them"], "length")
     assert count(stories, 3) == {"stories": 3, "stop": 2, "length": 1, "human": 0, "empty": 1, "shorter": 2}
+
+
+def test_the_readme_tells_of_each_metric() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").splitlines()
+    for metric in METRICS:
+        title = f"{metric.title} {ARROWS[metric.better]}".rstrip()
+        assert f"| {title} | `{metric.key}` | {metric.meaning} | {metric.unit} |" in readme
 
 
 def test_the_catalogue_describes_each_metric_once() -> None:

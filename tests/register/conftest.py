@@ -13,6 +13,7 @@ import mlflow
 import pytest
 
 from components.contracts import EXAMPLES, MEASUREMENTS
+from components.evaluate.catalogue import described
 from components.lineage import RAW, step_run, tracking_client
 
 COMMIT = "c" * 40
@@ -22,6 +23,7 @@ PARAMETERS = {
     "evaluate": {"seed": 0, "samples": 4, "temperature": 1.0},
     "models": {"language": "tiny", "semantic": "stylometric", "style": "stylometric", "dtype": "float32", "max_tokens": 64},
 }
+WARNING = "The reward model is no better than length."
 HOSTILE = "</p><script>alert(1)</script>"
 
 
@@ -47,6 +49,8 @@ def measurements(semantic: float = 0.3, style: float = 0.2, reward: float = 0.05
         "samples": 4,
         "systems": {"gold": system(0.1), "sft": system(0.0), "dpo": system(0.01), "ddpo": system(0.02)},
         "differences": {"ddpo-dpo": difference, "ddpo-sft": difference},
+        "metrics": described(difference),
+        "warnings": [WARNING],
     }
 
 

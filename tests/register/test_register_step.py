@@ -20,7 +20,7 @@ from components.lineage import digest, step_run, tracking_client
 from components.register.__main__ import STEP
 from components.register.params import Params
 from components.register.step import run
-from tests.register.conftest import COMMIT, Pipeline, measurements
+from tests.register.conftest import COMMIT, WARNING, Pipeline, measurements
 
 NAME = "polyphony"
 pytestmark = pytest.mark.usefixtures("pipeline")
@@ -246,6 +246,8 @@ def test_the_card(pipeline: Pipeline) -> None:
     )
     assert "| `gold` | 0.223 [0.123, 0.323]" in card
     assert "7 test prompts, 4 samples each" in card
+    assert "| style diversity | 0.254 [0.154, 0.354] | more | mean distance of two stories in style (cosine" in card
+    assert f"**{WARNING}**" in card
     assert "it **passed**" in card
     assert "- semantic_diversity: +0.300 [+0.200, +0.400] lies above +0.000" in card
     assert "| ingest | responses | 1234567 |" in card
