@@ -26,6 +26,26 @@ def add_to(commands: Any) -> None:
     verify.add_argument("target", metavar="TARGET", help=_TARGET)
     _repository(verify)
 
+    again = actions.add_parser("reproduce", help="write a workspace in which `dvc repro` makes it again")
+    again.add_argument("target", metavar="TARGET", help=_TARGET)
+    again.add_argument("--output", type=Path, required=True, metavar="DIR", help="the workspace, a new folder")
+    again.add_argument(
+        "--commit", default="", metavar="REVISION", help="whose code to use, where no one commit has that of all steps"
+    )
+    again.add_argument("--raw", type=Path, metavar="PATH", help="the raw data, where it is kept nowhere that is known")
+    again.add_argument("--run", action="store_true", help="also run it, and compare what it made")
+    _repository(again)
+
+    impact = commands.add_parser("impact", help="every registered version that learned from a story, a prompt or data")
+    impact.set_defaults(main=main)
+    what = impact.add_mutually_exclusive_group(required=True)
+    what.add_argument("--data", metavar="DIGEST", help="of the raw data, or of any artifact")
+    what.add_argument("--prompt", metavar="ID", help="prompt_id, as in the responses table")
+    what.add_argument("--response", metavar="ID", help="response_id, as in the responses table")
+    what.add_argument("--text", type=Path, metavar="FILE", help="a story; looked for as ingest's default repairs leave it")
+    impact.add_argument("--json", action="store_true", help="as JSON")
+    _repository(impact)
+
 
 def _repository(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -81,4 +101,77 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 1 if report.problems else 0
 
 
-_ACTIONS = {"lineage show": _show, "lineage verify": _verify}
+def _reproduce(arguments: argparse.Namespace) -> int:
+    import subprocess
+
+    from tqdm import tqdm
+
+    from components.trace.ancestry import find
+    from components.trace.content import Contents
+    from components.trace.reproduce import compare, reproduce
+    from components.trace.store import open_store
+
+    ancestry = find(arguments.target, open_store())
+    with tqdm(desc="fetch", unit="B", unit_scale=True) as bar:
+        plan = reproduce(
+            ancestry, Contents(arguments.repository), arguments.output, bar.update, arguments.commit, arguments.raw
+        )
+    print(f"{plan.folder}: the workspace of {plan.of}, at commit {plan.commit[:12]}")
+    print("\n".join(f"  {note}" for note in plan.notes))
+    if not arguments.run:
+        print(f"\nMake it again: cd {plan.folder} && dvc repro {plan.stage}\nreproduce.json there has the digests to expect.")
+        return 0
+    if status := subprocess.run(["dvc", "repro", plan.stage], cwd=plan.folder).returncode:
+        return status
+    if differing := compare(plan):
+        print(
+            f"{len(differing)} of {len(plan.expected)} artifacts differ, in the order in which they are made:", file=sys.stderr
+        )
+        print("\n".join(f"  {line}" for line in differing), file=sys.stderr)
+        return 1
+    print(f"all {len(plan.expected)} artifacts have the digests that they had")
+    return 0
+
+
+def _impact(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from components.trace import impact
+    from components.trace.content import Contents
+    from components.trace.store import open_store
+
+    text = impact.cleaned(arguments.text.read_text(encoding="utf-8")) if arguments.text else ""
+    sought = impact.Sought(arguments.data or "", arguments.prompt or "", arguments.response or "", text)
+    with tqdm(desc="versions", unit="") as bar:
+        found = impact.impact(sought, open_store(), Contents(arguments.repository), bar.update)
+    if arguments.json:
+        told = [
+            {
+                "name": one.version.name,
+                "version": one.version.version,
+                "aliases": one.version.aliases,
+                "verdict": one.verdict,
+                "how": one.how,
+            }
+            for one in found
+        ]
+        print(json.dumps(told, indent=2))
+        return 0
+    for verdict, words in (
+        (impact.LEARNED, "learned from it"),
+        (impact.UNKNOWN, "cannot be ruled out"),
+        (impact.MEASURED, "only measured with it"),
+    ):
+        for one in found:
+            if one.verdict == verdict:
+                aliases = "".join(f" @{alias}" for alias in one.version.aliases)
+                print("\n    ".join([f"{one.version}{aliases}: {words}", *one.how]))
+    counts = impact.counted(found)
+    print(
+        f"{len(found)} versions: {counts[impact.LEARNED]} learned from it, {counts[impact.UNKNOWN]} cannot be ruled out, "
+        f"{counts[impact.MEASURED]} only measured with it, {counts[impact.NOTHING]} not touched"
+    )
+    return 0
+
+
+_ACTIONS = {"impact": _impact, "lineage show": _show, "lineage verify": _verify, "lineage reproduce": _reproduce}

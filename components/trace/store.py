@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,18 +77,29 @@ class MlflowStore(MlflowRecords):
         return _version(self._client.get_model_version(name, found.version))
 
     def versions(self) -> list[Version]:
-        found: list[Version] = []
-        token = None
-        while token != "":
-            page = self._client.search_model_versions(max_results=200, page_token=token)
-            found += [_version(one) for one in page]
-            token = page.token or ""
-        return found
+        # Versions that are searched for do not tell their aliases.
+        aliases: dict[tuple[str, str], list[str]] = {}
+        for model in _all(self._client.search_registered_models):
+            for alias, version in model.aliases.items():
+                aliases.setdefault((model.name, str(version)), []).append(alias)
+        found = [_version(one) for one in _all(self._client.search_model_versions)]
+        return [replace(one, aliases=tuple(sorted(aliases.get((one.name, one.version), [])))) for one in found]
+
+
+def _all(search: Callable[..., Any]) -> Iterator[Any]:
+    """What a search of MLflow's finds, page by page."""
+    token = None
+    while token != "":
+        page = search(max_results=200, page_token=token)
+        yield from page
+        token = page.token or ""
 
 
 def _version(found: Any) -> Version:
     return Version(
-        *(found.name, str(found.version), found.run_id or "", found.source or ""), tuple(found.aliases), dict(found.tags)
+        *(found.name, str(found.version), found.run_id or "", found.source or ""),
+        tuple(sorted(found.aliases)),
+        dict(found.tags),
     )
 
 
