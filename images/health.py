@@ -7,7 +7,7 @@ import sys
 import components
 
 STEPS = {
-    "light": ("validate", "weight", "register", "gate", "closing"),
+    "light": ("validate", "weight", "register", "gate", "closing", "embed.gather"),
     "model": ("configure", "ingest", "embed", "train", "reference", "evaluate"),
 }
 # Not in the images: kfp, which describes the steps to the engine.
@@ -15,6 +15,8 @@ ENGINE_ONLY = {"component"}
 
 for step in STEPS[sys.argv[1]]:
     room = importlib.import_module(f"{components.__name__}.{step}")
+    if not hasattr(room, "__path__"):
+        continue
     for module in pkgutil.iter_modules(room.__path__):
         if module.name not in ENGINE_ONLY and not module.name.startswith("__"):
             importlib.import_module(f"{room.__name__}.{module.name}")

@@ -28,6 +28,10 @@ def add_to(commands: Any) -> None:
     run.add_argument("--runner", choices=("subprocess", "docker"), default="subprocess")
     _inputs(run)
     run.add_argument("--root", type=Path, default=Path("artifacts/runs"), metavar="DIR", help="where the outputs go")
+    run.add_argument(
+        "--mount", action="append", default=[], type=Path, metavar="DIR",
+        help="docker: a folder of stories or models outside this one, which containers may read too",
+    )  # fmt: skip
 
     submit = actions.add_parser("submit", help="upload a version named by commit, start a run and follow it to its end")
     _remote(submit)
@@ -107,7 +111,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     inputs = given_inputs(arguments.input, arguments.overrides)
     # One training at a time: they would share this machine's memory.
-    if not run(Cluster(parallel=1), inputs, arguments.runner, arguments.root):
+    if not run(Cluster(parallel=1), inputs, arguments.runner, arguments.root, arguments.mount):
         return 1
     print(f"Outputs: {max(arguments.root.glob('polyphony-*'))}")
     return 0

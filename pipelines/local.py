@@ -1,7 +1,7 @@
 """The pipeline on this machine: the graph that Kubeflow runs, by kfp's own orchestrator.
 
 As plain processes it needs no Docker. kfp refuses container components there; two checks of a class of its private
-`kfp.local` stand in the way (seen in 2.17.0, which pyproject.toml pins).
+`kfp.local` stand in the way (seen in 2.17.0, which pyproject.toml pins). What does Docker's part is in `containers`.
 """
 
 from __future__ import annotations
@@ -9,21 +9,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kfp import local
-from kfp.local import status, subprocess_task_handler
+from kfp.local import docker_task_handler, status, subprocess_task_handler
 
 from components.contracts import InputError
-from components.provenance import ENGINE, IMAGE
+from components.provenance import ENGINE, ENGINE_RUN, IMAGE
+from pipelines import containers
 from pipelines.cluster import Cluster
 from pipelines.graph import pipeline
 
-# What runs record as their engine.
+# What steps record as their engine.
 _ENGINE = "kfp.local"
 
 
@@ -41,20 +43,23 @@ class _Process(subprocess_task_handler.SubprocessTaskHandler):
         command = [sys.executable if program == "python" else program, *arguments]
         # The image that the graph names for the task is not what runs here.
         given = {name: value for name, value in self.env_vars.items() if name != IMAGE}
-        done = subprocess.run(command, env=os.environ | given | {ENGINE: _ENGINE}, check=False)
+        done = subprocess.run(command, env=os.environ | given, check=False)
         return status.Status.SUCCESS if done.returncode == 0 else status.Status.FAILURE
 
 
-def run(cluster: Cluster, inputs: Mapping[str, Any], runner: str, root: Path) -> bool:
+def run(cluster: Cluster, inputs: Mapping[str, Any], runner: str, root: Path, mounts: Sequence[Path] = ()) -> bool:
     """Runs the pipeline; every task's outputs lie in a folder of its name under `root`. Returns whether all went well.
 
     Args:
         runner: `subprocess` or `docker`.
+        mounts: folders that containers may read, beside the working directory.
 
     Raises:
-        InputError: if Docker is asked for without a tracking server that containers can reach.
+        InputError: if Docker is asked for without an engine, the images or a tracking server that containers can reach.
     """
-    with _containers() if runner == "docker" else _processes() as chosen:
+    # A graph cannot give its tasks the id of a run that it does not know; on Kubernetes they find it on their pods.
+    settings = {ENGINE: _ENGINE, ENGINE_RUN: f"local-{uuid.uuid4()}"}
+    with _containers(cluster, mounts) if runner == "docker" else _processes() as chosen, _environment(settings):
         # What a cluster is told of each task means nothing here, and kfp warns of each.
         warnings.filterwarnings("ignore", message=".*have no effect in the current local runner", category=UserWarning)
         local.init(runner=chosen, pipeline_root=str(root.resolve()), raise_on_error=True)
@@ -64,6 +69,20 @@ def run(cluster: Cluster, inputs: Mapping[str, Any], runner: str, root: Path) ->
             print(error, file=sys.stderr)
             return False
     return True
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Tasks inherit these from this process."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -77,16 +96,17 @@ def _processes() -> Iterator[local.SubprocessRunner]:
 
 
 @contextmanager
-def _containers() -> Iterator[local.DockerRunner]:
+def _containers(cluster: Cluster, mounts: Sequence[Path]) -> Iterator[local.DockerRunner]:
     address = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not address.startswith(("http://", "https://")):
         raise InputError(
             f"MLFLOW_TRACKING_URI={address!r}: containers need a server that they can reach. "
             "Start one with `make mlflow`, and set MLFLOW_TRACKING_URI=http://127.0.0.1:5000."
         )
-    yield local.DockerRunner(
-        network_mode="host",
-        shm_size="2g",
-        user=f"{os.getuid()}:{os.getgid()}",
-        environment={"MLFLOW_TRACKING_URI": address, ENGINE: _ENGINE},
-    )
+    containers.check((cluster.images.light, cluster.images.model))
+    before = docker_task_handler.DockerTaskHandler
+    docker_task_handler.DockerTaskHandler = containers.task(mounts)
+    try:
+        yield local.DockerRunner()
+    finally:
+        docker_task_handler.DockerTaskHandler = before

@@ -71,5 +71,13 @@ def test_versions_come_from_the_lock(image: str) -> None:
 
 def test_the_light_image_is_light() -> None:
     assert not packages(LIGHT) & {"torch", "transformers", "sentence-transformers"}
-    assert rooms(LIGHT) == {"validate", "weight", "register", "gate", "closing", "embed.gather"}
-    assert rooms(MODEL) == {"configure", "ingest", "embed", "train", "reference", "evaluate"}
+
+
+@pytest.mark.parametrize("image", [LIGHT, MODEL])
+def test_every_step_of_an_image_is_tried_when_it_is_built(image: str) -> None:
+    (found,) = (
+        node.value
+        for node in ast.parse((ROOT / "images" / "health.py").read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "STEPS"
+    )
+    assert set(ast.literal_eval(found)[image.removeprefix("polyphony-")]) == rooms(image)
