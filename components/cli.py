@@ -17,7 +17,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class Step:
         defaults: where an optional input comes from when left out, name -> function of the sections.
         outputs: artifacts that it writes, likewise; `run` writes each through `contracts.atomic`.
         collections: inputs given as `--name KEY=PATH`, any number of times; `run` gets a dict of `Path`.
+        folders: collections that also take `--name FOLDER`, for FOLDER/KEY of all keys that a parameter lists: name -> that
+            parameter, as `section.parameter`.
         choices: words to choose from, name -> choices; each becomes `--name WORD` and a `str`.
         counts: whole numbers that an engine sets where it divides the work, name -> default; each becomes an optional
             `--name N` and an `int`.
@@ -56,6 +58,7 @@ class Step:
     optional: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Callable[[Mapping[str, Section]], Path]] = field(default_factory=dict)
     collections: Mapping[str, str] = field(default_factory=dict)
+    folders: Mapping[str, str] = field(default_factory=dict)
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     pages: Mapping[str, Callable[[Mapping[str, Path]], str]] = field(default_factory=dict)
@@ -100,7 +103,12 @@ class Step:
             parser.add_argument(_flag(name), type=Path, metavar="PATH", help=f"input: {meaning}")
         for name, meaning in self.collections.items():
             parser.add_argument(
-                _flag(name), type=_key_and_path, action="append", default=[], metavar="KEY=PATH", help=f"input: {meaning}"
+                _flag(name),
+                type=_folder_or_key_and_path if name in self.folders else _key_and_path,
+                action="append",
+                default=[],
+                metavar="KEY=PATH",
+                help=f"input: {meaning}",
             )
         for name, meaning in self.outputs.items():
             parser.add_argument(_flag(name), type=Path, required=True, metavar="PATH", help=f"output: {meaning}")
@@ -120,7 +128,9 @@ class Step:
         numbers: dict[str, int] = {name: given[name] for name in self.counts}
         inputs: dict[str, Path | None] = {name: given[name] for name in (*self.inputs, *self.optional)}
         inputs |= {name: default(parameters) for name, default in self.defaults.items() if inputs[name] is None}
-        collections: dict[str, dict[str, Path]] = {name: dict(given[name]) for name in self.collections}
+        collections: dict[str, dict[str, Path]] = {
+            name: dict(self._members(name, given[name], sections)) for name in self.collections
+        }
         outputs: dict[str, Path] = {name: given[name] for name in self.outputs}
         read = {name: path for name, path in inputs.items() if path is not None}
         read |= {key: path for collection in collections.values() for key, path in collection.items()}
@@ -150,6 +160,19 @@ class Step:
         log.info("%s: done in %.1f s", label, time.monotonic() - started)
         return 0
 
+    def _members(
+        self, collection: str, entries: Sequence[tuple[str, Path]], sections: Mapping[str, Section]
+    ) -> Iterator[tuple[str, Path]]:
+        """A collection's keys and paths, with folders opened."""
+        for key, path in entries:
+            if key:
+                yield key, path
+                continue
+            section, _, parameter = self.folders[collection].partition(".")
+            if section not in sections:
+                raise ParameterError(f"--params: section(s) missing: {section}.")
+            yield from ((name, path / name) for name in getattr(sections[section], parameter))
+
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
@@ -160,6 +183,11 @@ def _key_and_path(text: str) -> tuple[str, Path]:
     if not (key and separator and path):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=PATH")
     return key, Path(path)
+
+
+def _folder_or_key_and_path(text: str) -> tuple[str, Path]:
+    """A folder has no key."""
+    return _key_and_path(text) if "=" in text else ("", Path(text))
 
 
 def _disk_full(error: BaseException | None) -> bool:

@@ -35,13 +35,14 @@ TASKS: Mapping[str, Part] = {
     "reward": Part(
         ("train", "models"),
         (
-            *("train.processes", "train.sharding", "train.lora", "train.sft", "train.preference", "train.orpo"),
+            *("train.objectives", "train.processes", "train.sharding", "train.tokens_per_pass", "train.lora"),
+            *("train.sft", "train.preference", "train.orpo"),
             *("models.language", "models.tokenizer", "models.semantic", "models.style", "models.max_tokens", "models.dtype"),
         ),
     ),
-    "sft": Part(("train", "models"), ("train.preference", "train.orpo", "train.reward", *_OTHER_MODELS)),
+    "sft": Part(("train", "models"), ("train.objectives", "train.preference", "train.orpo", "train.reward", *_OTHER_MODELS)),
     "reference": Part(("models",), _OTHER_MODELS),
-    "preference": Part(("train", "models"), ("train.sft", "train.reward", *_OTHER_MODELS)),
+    "preference": Part(("train", "models"), ("train.objectives", "train.sft", "train.reward", *_OTHER_MODELS)),
     "evaluate": Part(("evaluate", "models")),
     "register": Part(("register",)),
 }

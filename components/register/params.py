@@ -15,6 +15,7 @@ class Params(Section):
     """
 
     name: str = Field("polyphony", min_length=1, pattern=r"^[\w. -]+$", description="name in the MLflow model registry")
+    candidate: str = Field("ddpo", pattern=r"^[\w.-]+$", description="objective whose model is registered")
     baseline: str = Field("dpo", description="system to compare with, as `evaluate` names it")
     diversity_gain: float = Field(0.0, ge=0, lt=2, description="the interval of each diversity's gain must lie above this")
     quality_tolerance: float = Field(

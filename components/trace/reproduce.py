@@ -71,15 +71,15 @@ def reproduce(
     with atomic(folder) as partial:
         _check_out(contents.repository, chosen, partial)
         text = (partial / "dvc.yaml").read_text(encoding="utf-8")
-        known = stages(text)
+        parameters = partial / "params.yaml"
+        document = _yaml().load(parameters.read_text(encoding="utf-8"))
+        changed = _parameters(document, runs, list(ancestry.runs().values()), notes)
+        known = stages(text, document)
         if lacking := sorted({origin.step for origin in runs if origin.step not in known}):
             raise InputError(
                 f"commit {chosen[:12]}: its dvc.yaml has no stage for {', '.join(lacking)}. Add what makes it to dvc.yaml, on "
                 "top of that commit, and name the new one with --commit."
             )
-        parameters = partial / "params.yaml"
-        document = _yaml().load(parameters.read_text(encoding="utf-8"))
-        changed = _parameters(document, runs, list(ancestry.runs().values()), notes)
         source = document.get("ingest", {}).get("source", "")
         if (moved := _data(ancestry, contents, partial, source, raw, advance, notes)) != source:
             document.setdefault("ingest", {})["source"] = moved
@@ -120,7 +120,8 @@ def _code(model: Origin, runs: list[Origin], repository: Path, commit: str, note
     if not has_commit(repository, chosen):
         raise InputError(f"commit {chosen}: not in {repository.resolve()}. Fetch it, or name the checkout with --repository.")
     chosen = _git(repository, "rev-parse", f"{chosen}^{{commit}}").strip()
-    known = stages(_git(repository, "show", f"{chosen}:dvc.yaml"))
+    parameters = _yaml().load(_git(repository, "show", f"{chosen}:params.yaml"))
+    known = stages(_git(repository, "show", f"{chosen}:dvc.yaml"), parameters)
     differing = []
     for origin in runs:
         if origin.commit in (chosen, "unknown"):

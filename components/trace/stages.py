@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 
 _ITEM = re.compile(r"\$\{item\.(\w+)\}")
+_PARAMETER = re.compile(r"\$\{(\w+(?:\.\w+)+)\}")
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,15 @@ class Stage:
         return "-".join([self.room, *(self.options[key] for key in ("suite", "objective") if key in self.options)])
 
 
-def stages(text: str) -> dict[str, Stage]:
-    """The stages of a dvc.yaml by the names of their steps; of a matrix, each combination."""
+def stages(text: str, parameters: Mapping[str, Any]) -> dict[str, Stage]:
+    """The stages of a dvc.yaml by the names of their steps; of a matrix, each combination.
+
+    Args:
+        parameters: the content of params.yaml, which dvc.yaml refers to.
+    """
     found = {}
-    for name, stage in (yaml.safe_load(text) or {}).get("stages", {}).items():
+    filled = _PARAMETER.sub(lambda name: _parameter(parameters, name), text)
+    for name, stage in (yaml.safe_load(filled) or {}).get("stages", {}).items():
         for full_name, values in _combinations(name, stage.get("matrix", {})):
             words = shlex.split(_ITEM.sub(partial(_value, values), stage["cmd"]))
             if words[:2] != ["python", "-m"]:
@@ -43,6 +50,16 @@ def stages(text: str) -> dict[str, Stage]:
             made = Stage(full_name, words[2].rpartition(".")[2], options, code)
             found[made.step] = made
     return found
+
+
+def _parameter(parameters: Mapping[str, Any], name: re.Match[str]) -> str:
+    """A parameter as it stands in YAML's flow style; what is none, such as a matrix' item, stays."""
+    value: Any = parameters
+    for key in name[1].split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return name[0]
+        value = value[key]
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _value(values: Mapping[str, Any], item: re.Match[str]) -> str:

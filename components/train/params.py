@@ -85,6 +85,9 @@ class Reward(Optimisation):
 class Params(Section):
     """All trainings. `seed` draws the adapter's first weights and the order of the examples."""
 
+    objectives: tuple[Literal["dpo", "ddpo", "orpo", "dorpo", "dorpo_released"], ...] = Field(
+        ("dpo", "ddpo"), min_length=1, description="preference objectives that are trained side by side and compared"
+    )
     seed: int = Field(0, ge=0, description="seed of all training")
     checkpoint_minutes: float = Field(5.0, gt=0, description="work that a kill costs at most")
     processes: int = Field(1, ge=1, description="processes that share the batches, one to a GPU; the reward model takes one")
@@ -107,6 +110,13 @@ class Params(Section):
     preference: Preference = Preference()
     orpo: Orpo = Orpo()
     reward: Reward = Reward()
+
+    @field_validator("objectives")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := sorted({name for name in value if value.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} stands there twice")
+        return value
 
     @field_validator("sharding")
     @classmethod

@@ -17,6 +17,7 @@ from components.train.__main__ import STEP
 from components.train.outlook import plan_model
 from pipelines import presets
 from pipelines.front_door import main
+from tests.test_dvc_yaml import parameter
 
 ROOT = Path(__file__).parents[2]
 MODELS = ("llama-3.1-8b", "mistral-7b-v0.3")
@@ -70,7 +71,7 @@ def test_what_is_to_be_run_then(name: str) -> None:
         if words[:2] == ["dvc", "repro"]:
             for stage in words[2:]:
                 assert stage.partition("@")[0] in stages
-                assert "@" not in stage or stage.partition("@")[2] in stages["train"]["matrix"]["objective"]
+                assert "@" not in stage or stage.partition("@")[2] in parameter("train.objectives")
         else:
             assert words[:3] == ["python", "-m", "components.train"]
             assert STEP.parser().parse_args(words[3:]).objective == name
