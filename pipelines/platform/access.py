@@ -48,6 +48,9 @@ def _promotes() -> bool:
         return _body().get("alias") != CANDIDATE
     if request.method == "DELETE" and call == "delete" and "model-versions" in request.path:
         return not _is_twin(_body().get("name"), _body().get("version"))
+    if "@" in str(_body().get("name")):
+        # The history of an alias: what stands in it is done.
+        return True
     return not (request.method == "POST" and call in _CREATE)
 
 

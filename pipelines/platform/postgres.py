@@ -32,14 +32,13 @@ def start(folder: Path, port: int) -> Server:
         InputError: if it is not installed, or if the user that it must run as for root cannot enter the folder.
     """
     server = Server("postgresql", folder / "run", GOODBYE)
-    if server.running:
-        return server
     binaries, data, user = _binaries(), folder / "postgresql", _user()
     if user:
         _check_reachable(folder, user)
     if not data.is_dir():
         _create(binaries, data, user, password(folder))
-    _drop_stale_lock(data)
+    if not server.running:
+        _drop_stale_lock(data)
     command = [str(binaries / "postgres"), "-D", str(data), "-p", str(port)]
     command += ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=200"]
     server.start(command, lambda: _accepts(binaries, port), user=user)

@@ -36,6 +36,11 @@ class Server:
         return self.folder / f"{self.name}.log"
 
     @property
+    def pid(self) -> int:
+        """Of the process that was recorded, 0 where none was."""
+        return self._recorded()[0]
+
+    @property
     def running(self) -> bool:
         """Whether the process that was recorded still runs, and not another that got its number since."""
         return self._process() is not None
@@ -57,7 +62,7 @@ class Server:
             InputError: if it ended or was not ready in time, with the end of its log.
         """
         if not self.running:
-            self._end_orphans()
+            self.end_orphans()
             with self.log.open("ab") as log:
                 process = subprocess.Popen(
                     command,
@@ -91,7 +96,7 @@ class Server:
             except psutil.TimeoutExpired:
                 process.kill()
                 process.wait()
-        self._end_orphans()
+        self.end_orphans()
         self._path.unlink(missing_ok=True)
 
     @property
@@ -122,7 +127,7 @@ class Server:
             return None
         return process if pid and same else None
 
-    def _end_orphans(self) -> None:
+    def end_orphans(self) -> None:
         """Ends what is left of its session after it was killed: workers that would hold the port and the folder."""
         import psutil
 

@@ -73,6 +73,8 @@ def start(
     for inside, mode in (("", 0o711), ("run", 0o700), ("secrets", 0o700), ("artifacts", 0o700)):
         (folder / inside).mkdir(mode=mode, parents=True, exist_ok=True)
     with _alone(folder):
+        for server in servers(folder):
+            server.end_orphans()
         before = [server for server in servers(folder) if server.running]
         try:
             return _start(folder, _ports(folder, port), _kept(folder, artifacts), with_accounts, workers)
@@ -135,7 +137,11 @@ def started_before(folder: Path) -> bool:
 
 def servers(folder: Path) -> list[Server]:
     """All that may run, in the order in which to stop it."""
-    return [Server(name, folder / "run", postgres.GOODBYE if name == "postgresql" else Server.goodbye) for name in _NAMES]
+    return [server(folder, name) for name in _NAMES]
+
+
+def server(folder: Path, name: str) -> Server:
+    return Server(name, folder / "run", postgres.GOODBYE if name == "postgresql" else Server.goodbye)
 
 
 @contextmanager

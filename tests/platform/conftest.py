@@ -1,15 +1,24 @@
-"""A platform of the tests' own."""
+"""A platform of the tests' own, on PostgreSQL and on S3 that fails when told to."""
 
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
 
 from pipelines import platform
+from pipelines.platform.processes import answers, free_port
+from tests.platform.proxy import Proxy
+
+KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +31,39 @@ def reachable() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def trial(reachable: Path) -> Iterator[platform.Platform]:
-    """A platform on PostgreSQL and the stand-in for S3."""
-    with platform.start(reachable / "trial", artifacts="trial", workers=1) as running:
-        yield running
+def s3() -> Iterator[Proxy]:
+    """S3 with the bucket `mlflow`, behind a proxy."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not answers(port):
+            assert process.poll() is None
+            time.sleep(0.1)
+        with Proxy(f"http://127.0.0.1:{port}").running() as proxy:
+            client(proxy).create_bucket(Bucket="mlflow")
+            yield proxy
+        process.terminate()
+
+
+def client(s3: Proxy) -> Any:
+    """A client of what is behind the proxy."""
+    return boto3.client(
+        "s3", endpoint_url=s3.target, region_name="us-east-1", aws_access_key_id="tests", aws_secret_access_key="tests"
+    )
+
+
+@pytest.fixture(scope="session")
+def trial(reachable: Path, s3: Proxy) -> Iterator[platform.Platform]:
+    """A platform on PostgreSQL and S3."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**KEYS, "MLFLOW_S3_ENDPOINT_URL": s3.uri, "AWS_MAX_ATTEMPTS": "2"}.items():
+            patch.setenv(name, value)
+        with platform.start(reachable / "trial", artifacts="s3://mlflow", workers=2) as running:
+            yield running
+
+
+@pytest.fixture(scope="session")
+def mlflow(trial: platform.Platform) -> Iterator[Proxy]:
+    """That platform's MLflow, behind a proxy."""
+    with Proxy(trial.uri).running() as proxy:
+        yield proxy

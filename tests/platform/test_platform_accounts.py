@@ -78,6 +78,11 @@ def test_a_trainer_registers_and_a_promoter_promotes(act_as: Act) -> None:
         refused(lambda version=version: trainer.delete_model_version(NAME, version))
     trainer.delete_model_version(NAME, "3")
     refused(lambda: trainer.delete_registered_model(NAME))
+    # A move in the history of an alias is made good by whoever comes next, so no trainer may write one.
+    refused(lambda: trainer.create_registered_model(f"{NAME}@champion"))
+    act_as("promoter").create_registered_model(f"{NAME}@champion")
+    refused(lambda: act_as("trainer").create_model_version(f"{NAME}@champion", f"models:/{NAME}/1"))
+    act_as("promoter").create_model_version(f"{NAME}@champion", f"models:/{NAME}/1")
     refused(lambda: trainer.delete_run(run.info.run_id))
     assert trainer.get_model_version_by_alias(NAME, "champion").version == "1"
     assert trainer.get_model_version_by_alias(NAME, "candidate").version == "2"
