@@ -56,17 +56,17 @@ def server(versions: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         process.terminate()
 
 
-def start(version: str, others: int) -> subprocess.Popen[str]:
+def start(version: str, others: int, name: str = NAME) -> subprocess.Popen[str]:
     root = Path(__file__).parents[2]
     return subprocess.Popen(
-        [sys.executable, "-c", PROMOTE, NAME, version, str(others)],
+        [sys.executable, "-c", PROMOTE, name, version, str(others)],
         env=os.environ | {"PYTHONPATH": str(root)}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-def race(versions: list[str]) -> None:
+def race(versions: list[str], name: str = NAME) -> None:
     """All versions are promoted at once by processes of their own."""
-    processes = {version: start(version, len(versions)) for version in versions}
+    processes = {version: start(version, len(versions), name) for version in versions}
     told = {version: process.communicate()[1] for version, process in processes.items()}
     won = [version for version, process in processes.items() if process.returncode == 0]
     assert len(won) == 1, told
@@ -74,8 +74,8 @@ def race(versions: list[str]) -> None:
         assert f"made version {won[0]} the champion at the same time, and first" in told[version]
         assert f"promotion: I want {won[0]}" in told[version]
     client = tracking_client()
-    assert str(client.get_registered_model(NAME).aliases["champion"]) == won[0]
-    ledger = Ledger(client, NAME, "champion")
+    assert str(client.get_registered_model(name).aliases["champion"]) == won[0]
+    ledger = Ledger(client, name, "champion")
     assert [move.version for move in ledger.moves()] == won
     assert sorted(move.version for move in ledger.all()) == versions
 
