@@ -244,5 +244,4 @@ def _l1(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | i
 
 def _save(model: PeftModel, base: RewardModel, folder: Path, models: Models) -> None:
     save_adapter(model, folder, models.reward)
-    (folder / "README.md").unlink()
     base.tokenizer.save_pretrained(folder)
