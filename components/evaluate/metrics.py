@@ -141,7 +141,8 @@ def count(stories: Sequence[Story], matched_words: int) -> dict[str, int]:
     reasons = Counter(story.finish_reason for story in stories)
     return {
         "stories": len(stories),
-        **{reason: reasons[reason] for reason in ("stop", "length", "human")},
+        **dict.fromkeys(("stop", "length", "human"), 0),
+        **reasons,
         "empty": sum(story.empty for story in stories),
         "shorter": sum(story.words < matched_words for story in stories),
     }

@@ -40,24 +40,25 @@ class Scale:
 def doubts(agreement: Mapping[str, Any]) -> list[str]:
     """Why the reward model may not be worth listening to, by its agreement with votes that it was not trained on.
 
-    Ranking by length alone, longest first or shortest first, and chance are what it has to beat. Which of two equally good
-    rankings is better, a handful of prompts cannot say: this is a warning, not a test.
+    Chance and ranking by length alone are what it has to beat, and by more than two standard errors to have shown it.
 
     Args:
-        agreement: `pair_accuracy` and `pair_accuracy_of_length` on held-out prompts; None or missing where not known.
+        agreement: what the training of the reward model recorded of held-out prompts (train.agreement); None or missing where
+            not known.
     """
     accuracy, by_length = agreement.get("pair_accuracy"), agreement.get("pair_accuracy_of_length")
+    gain, error = agreement.get("pair_accuracy_gain"), agreement.get("pair_accuracy_gain_error")
     if accuracy is None:
         return ["Nothing is known of how well the reward model agrees with votes: take no reward here for quality."]
-    if by_length is not None and accuracy <= (best := max(by_length, 1 - by_length)):
-        order = "longer" if by_length >= 0.5 else "shorter"
-        return [
-            f"The reward model is no better than length: it ranks {accuracy:.3f} of the pairs of held-out stories as the "
-            f"votes do, and putting the {order} story first {best:.3f}. Take no reward here for quality."
-        ]
+    ranks = f"it ranks {accuracy:.3f} of the pairs of held-out stories as the votes do"
+    if by_length is not None:
+        order, best = ("longer", by_length) if by_length >= 0.5 else ("shorter", 1 - by_length)
+        beside = f"{ranks}, and putting the {order} story first {best:.3f}"
+        if accuracy <= best:
+            return [f"The reward model is no better than length: {beside}. Take no reward here for quality."]
+        if gain is not None and (error is None or gain <= 2 * error):
+            known = "from a single prompt" if error is None else f"with a standard error of the difference of {error:.3f}"
+            return [f"The reward model is not shown to be better than length: {beside}, {known}."]
     if accuracy <= 0.5:
-        return [
-            f"The reward model is no better than chance: it ranks {accuracy:.3f} of the pairs of held-out stories as the "
-            "votes do. Take no reward here for quality."
-        ]
+        return [f"The reward model is no better than chance: {ranks}. Take no reward here for quality."]
     return []

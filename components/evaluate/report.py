@@ -26,6 +26,8 @@ _QUALITY = (
     ("spearman", "Spearman correlation with the votes, within a prompt", "1 is perfect, 0 is chance"),
     ("pair_accuracy", "pairs of stories ranked as the voters did", "1 is perfect, 0.5 is chance"),
     ("pair_accuracy_of_length", "pairs ranked right by length alone", "what the model must beat"),
+    ("pair_accuracy_gain", "better than length, longest or shortest first, by", "0 or less: no better than length"),
+    ("pair_accuracy_gain_error", "standard error of that", "a gain below twice as much may be chance"),
     ("mae", "mean absolute error, on the scale of the reward", "0 is perfect"),
     ("length_correlation", "Spearman correlation of reward and length", "far from 0: the reward is partly length"),
 )

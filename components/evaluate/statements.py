@@ -41,7 +41,7 @@ def statement(a: str, b: str, difference: Mapping[str, Interval], matched_words:
     else:
         text += f". No difference in reward is shown: {_spread(reward)}"
     if doubted:
-        text += "; do not take it for quality, see the warning"
+        text += "; mind the warning about the reward model"
     if length := _length(a, other, difference, matched_words):
         text += f". {length}"
     return f"{text}."

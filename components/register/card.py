@@ -14,7 +14,15 @@ PLANE = "plane.png"
 # Metrics of the evaluation in the order of the card's table of all systems.
 _COLUMNS = ("reward", "semantic_diversity", "style_diversity", "words")
 # Metrics of the reward model that tell whether to trust it.
-_AGREEMENT = ("spearman", "pair_accuracy", "pair_accuracy_of_length", "length_correlation", "mae")
+_AGREEMENT = (
+    "spearman",
+    "pair_accuracy",
+    "pair_accuracy_of_length",
+    "pair_accuracy_gain",
+    "pair_accuracy_gain_error",
+    "length_correlation",
+    "mae",
+)
 _CHECKS = ("validate-responses", "validate-weights")
 
 

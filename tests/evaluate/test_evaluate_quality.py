@@ -50,5 +50,20 @@ def test_doubts(accuracy: float | None, by_length: float | None, said: list[str]
         assert text in found[0]
 
 
+@pytest.mark.parametrize(
+    ("gain", "error", "said"),
+    [
+        (0.05, 0.02, ""),
+        (0.05, 0.03, "not shown to be better than length: it ranks 0.650"),
+        (0.05, None, "from a single prompt"),
+    ],
+)
+def test_a_gain_over_length_must_be_more_than_chance(gain: float, error: float | None, said: str) -> None:
+    measures = {"pair_accuracy": 0.65, "pair_accuracy_of_length": 0.6}
+    found = doubts(measures | {"pair_accuracy_gain": gain, "pair_accuracy_gain_error": error})
+    assert len(found) == bool(said)
+    assert said in "".join(found)
+
+
 def test_a_reward_model_without_a_record_is_doubted() -> None:
     assert len(doubts({})) == 1

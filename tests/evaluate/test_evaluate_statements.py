@@ -73,7 +73,7 @@ def difference(
 def test_statement(semantic: Values, style: Values, reward: Values, expected: str) -> None:
     assert statement("ddpo", "dpo", difference(semantic, style, reward), 50, False) == expected
     doubted = statement("ddpo", "dpo", difference(semantic, style, reward), 50, True)
-    assert doubted == expected.removesuffix(".") + "; do not take it for quality, see the warning."
+    assert doubted == expected.removesuffix(".") + "; mind the warning about the reward model."
 
 
 @pytest.mark.parametrize(

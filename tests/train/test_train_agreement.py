@@ -35,9 +35,36 @@ def test_by_hand() -> None:
     assert found["pair_accuracy"] == pytest.approx(3 / 4)
     # a: tie, right, right; b: wrong.
     assert found["pair_accuracy_of_length"] == pytest.approx(2.5 / 4)
+    assert found["pair_accuracy_gain"] == pytest.approx(0.5 / 4)
+    # a: 2 - 2.5 of 3 pairs; b: 1 - 0 of 1; each less its pairs times 1 / 8.
+    residuals = [-0.5 - 3 / 8, 1 - 1 / 8]
+    assert found["pair_accuracy_gain_error"] == pytest.approx(np.sqrt(2 * np.square(residuals).sum()) / 4)
     assert found["mae"] == pytest.approx(1.6 / 6)
     assert found["spearman_pooled"] == pytest.approx(spearmanr(votes, predicted).statistic)
     assert found["length_correlation"] == pytest.approx(spearmanr(words, predicted).statistic)
+
+
+def test_the_gain_is_over_the_better_order_of_lengths() -> None:
+    """Votes for short responses: the model must rank better than shortest first."""
+    prompts = np.repeat([f"p{i}" for i in range(6)], 3).tolist()
+    votes, words = np.tile([3.0, 2.0, 1.0], 6), np.tile([10.0, 20.0, 15.0], 6)
+    found = agreement(prompts, votes, votes, votes, words)
+    assert found["pair_accuracy_of_length"] == pytest.approx(1 / 3)
+    assert found["pair_accuracy_gain"] == pytest.approx(1 / 3)
+    assert found["pair_accuracy_gain_error"] == pytest.approx(0)
+
+
+def test_the_error_of_the_gain_is_how_far_it_strays() -> None:
+    """Of 400 draws of 50 prompts each, with between two and six responses."""
+    rng = np.random.default_rng(0)
+    gains, errors = [], []
+    for _ in range(400):
+        prompts = np.repeat([f"p{i}" for i in range(50)], rng.integers(2, 7, size=50)).tolist()
+        votes, noise, words = rng.normal(size=(3, len(prompts)))
+        found = agreement(prompts, votes, votes, votes + 2 * noise, votes + 3 * words)
+        gains.append(found["pair_accuracy_gain"])
+        errors.append(found["pair_accuracy_gain_error"])
+    assert np.mean(errors) == pytest.approx(np.std(gains), rel=0.2)
 
 
 def test_equal_votes_are_no_pair_and_no_correlation() -> None:
