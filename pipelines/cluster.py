@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from components.params import ParameterError, Section
 
@@ -45,6 +45,12 @@ class Accelerated(Resources):
 
     gpu: str = Field("", description="resource name of the GPU, such as nvidia.com/gpu; empty runs on CPU")
     gpus: int = Field(1, ge=1, description="GPUs of SFT and preference training: at least train.processes; others take one")
+    nodes: int = Field(
+        1,
+        ge=1,
+        description="nodes of SFT and preference training; more than one make it a Kubeflow Trainer job, each with `gpus`",
+    )
+    runtime: str = Field("torch-distributed", min_length=1, description="training runtime of that job")
     shared_memory: str = Field("2Gi", pattern=r"^\d+[KMGT]i?$", description="size of /dev/shm, which counts as memory")
     node_selector: dict[str, str] = Field({}, description="labels that the node must have")
     tolerations: tuple[Toleration, ...] = Field((), description="taints of the node that are no hindrance")
@@ -61,7 +67,9 @@ class Secret(Section):
 class Volumes(Section):
     """Existing claims; empty means a task's own disk."""
 
-    checkpoints: str = Field("", description="claim that keeps checkpoints, so that a retried training goes on")
+    checkpoints: str = Field(
+        "", description="claim that keeps checkpoints, so that a retried training goes on; with `nodes`, all of them mount it"
+    )
     hub_cache: str = Field("", description="claim that keeps models of the hub")
 
 
@@ -89,6 +97,12 @@ class Cluster(Section):
     parallel: int = Field(0, ge=0, description="objectives trained, and shards embedded, at a time; 0 is all")
     run_days: float = Field(3, gt=0, description="time after which a run is stopped")
     kept_days: float = Field(7, gt=0, description="time after which a finished run's pods are removed; its record stays")
+
+    @model_validator(mode="after")
+    def _nodes_share_a_volume(self) -> Self:
+        if self.accelerated.nodes > 1 and not self.volumes.checkpoints:
+            raise ValueError("accelerated.nodes: more than one need volumes.checkpoints, a claim that many nodes can mount")
+        return self
 
     @field_validator("environment")
     @classmethod

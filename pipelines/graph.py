@@ -6,7 +6,7 @@ from kfp import dsl, kubernetes
 
 from components.closing.component import closing
 from components.configure.component import configure
-from components.configure.preflight import GPUS
+from components.configure.preflight import GPUS, NODES
 from components.embed.component import embed, gather
 from components.evaluate.component import evaluate
 from components.gate.component import gate
@@ -16,6 +16,7 @@ from components.provenance import ENGINE_RUN, IMAGE
 from components.reference.component import reference
 from components.register.component import register
 from components.train.component import train_preference, train_reward, train_sft
+from components.train.nodes import SETTINGS, Settings
 from components.validate.component import validate, validate_weights
 from components.weight.component import weight
 from pipelines.cluster import Cluster
@@ -92,8 +93,11 @@ def pipeline(cluster: Cluster) -> Any:
             )
             # It looks at the cluster as it is now.
             configured.set_caching_options(False)
-            if cluster.accelerated.gpu:
-                configured.set_env_variable(GPUS, str(cluster.accelerated.gpus))
+            given = cluster.accelerated
+            if given.gpu:
+                configured.set_env_variable(GPUS, str(given.gpus * given.nodes))
+            if given.nodes > 1:
+                configured.set_env_variable(NODES, str(given.nodes))
 
             params = configured.outputs
 
@@ -102,6 +106,9 @@ def pipeline(cluster: Cluster) -> Any:
 
             def heavy(task: dsl.PipelineTask, name: str, gpus: int = 1) -> dsl.PipelineTask:
                 return _settle(task, cluster, name, accelerated=True, gpus=gpus)
+
+            def training(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
+                return heavy(task, name, given.gpus) if given.nodes == 1 else _launch(plain(task, name), cluster)
 
             def open_gate(validation: Any, name: str) -> dsl.PipelineTask:
                 return _settle(gate(validation=validation), cluster, name, accelerated=False, retried=False)
@@ -119,7 +126,7 @@ def pipeline(cluster: Cluster) -> Any:
             parts = dsl.Collected(embedded.outputs["embeddings"])
             embeddings = plain(gather(responses=responses, parts=parts), "Gather embeddings").outputs["embeddings"]
             votes = heavy(train_reward(params=params["reward"], **valid), "Train reward").after(gate_1)
-            sft = heavy(train_sft(params=params["sft"], **valid), "Train SFT", cluster.accelerated.gpus).after(gate_1)
+            sft = training(train_sft(params=params["sft"], **valid), "Train SFT").after(gate_1)
 
             weighed = plain(weight(params=params["weight"], responses=responses, embeddings=embeddings), "Weight")
             pairs = {"pairs": weighed.outputs["pairs"]}
@@ -134,7 +141,7 @@ def pipeline(cluster: Cluster) -> Any:
 
             compared = params["compared"]
             with dsl.ParallelFor(compared, name="Objectives", parallelism=cluster.parallel) as objective:
-                learned = heavy(
+                learned = training(
                     train_preference(
                         params=params["preference"],
                         objective=objective,
@@ -143,7 +150,7 @@ def pipeline(cluster: Cluster) -> Any:
                         reference=known.outputs["reference"],
                         **start,
                     ),
-                    *("Train preference", cluster.accelerated.gpus),
+                    "Train preference",
                 ).after(gate_2)
             measured = heavy(
                 evaluate(
@@ -156,7 +163,7 @@ def pipeline(cluster: Cluster) -> Any:
                 ),
                 "Evaluate",
             )
-            plain(
+            registration = plain(
                 register(
                     params=params["register"],
                     objective=registered,
@@ -165,6 +172,8 @@ def pipeline(cluster: Cluster) -> Any:
                 ),
                 "Register",
             )
+            # What it does lies outside of the pipeline, where it may have been undone.
+            registration.set_caching_options(False)
 
     return polyphony
 
@@ -177,6 +186,9 @@ def _settle(
     images = {LIGHT: cluster.images.light, MODEL: cluster.images.model}
     image = images[task.container_spec.image]
     task.set_container_image(image).set_env_variable(IMAGE, image)
+    if "@sha256:" not in image:
+        # The cache knows an image by its name, and this one may stand for other code tomorrow.
+        task.set_caching_options(False)
     given = cluster.accelerated if accelerated else cluster.ordinary
     task.set_cpu_request(given.cpu).set_cpu_limit(given.cpu)
     task.set_memory_request(given.memory).set_memory_limit(given.memory)
@@ -200,6 +212,29 @@ def _settle(
     # Kubeflow labels a run's pods with its id. Not an argument: that would keep the cache from ever serving a result.
     kubernetes.use_field_path_as_env(task, ENGINE_RUN, "metadata.labels['pipeline/runid']")
     return task
+
+
+def _launch(task: dsl.PipelineTask, cluster: Cluster) -> dsl.PipelineTask:
+    """Has a training's task start a job on several nodes, in place of training itself."""
+    given, volumes = cluster.accelerated, {cluster.volumes.checkpoints: _CHECKPOINTS}
+    kubernetes.mount_pvc(task, cluster.volumes.checkpoints, _CHECKPOINTS)
+    kubernetes.set_timeout(task, round(given.hours * 3600))
+    environment = dict(cluster.environment)
+    if cluster.volumes.hub_cache:
+        volumes[cluster.volumes.hub_cache] = environment["HF_HOME"] = _HUB
+    job = Settings(
+        nodes=given.nodes,
+        runtime=given.runtime,
+        resources={"cpu": given.cpu, "memory": given.memory} | ({given.gpu: str(given.gpus)} if given.gpu else {}),
+        hours=given.hours,
+        shared_memory=given.shared_memory,
+        volumes=volumes,
+        service_account=cluster.service_account,
+        node_selector=given.node_selector,
+        tolerations=tuple(taint.model_dump(exclude_none=True) for taint in given.tolerations),
+        environment=environment,
+    )
+    return task.set_env_variable(SETTINGS, job.model_dump_json())
 
 
 def _accelerate(task: dsl.PipelineTask, cluster: Cluster, gpus: int) -> None:

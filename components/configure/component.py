@@ -19,7 +19,7 @@ def configure(
     evaluate_samples: int,
     register_name: str,
     overrides: str,
-    objectives: list,  # type: ignore[type-arg]
+    objectives: list,
     registered: str,
     embed_shards: int,
     ingest: dsl.OutputPath(str),  # type: ignore[valid-type]

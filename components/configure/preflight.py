@@ -12,6 +12,8 @@ from components.models.params import Params as Models
 
 # How many GPUs the trainings of a cluster get; not set where they get none.
 GPUS = "POLYPHONY_GPUS"
+# On how many nodes; not set where it is one.
+NODES = "POLYPHONY_NODES"
 
 
 def preflight(document: Mapping[str, Any]) -> None:
@@ -20,9 +22,14 @@ def preflight(document: Mapping[str, Any]) -> None:
     Raises:
         InputError: naming what is missing.
     """
-    processes, gpus = document["train"]["processes"], os.environ.get(GPUS)
+    processes, gpus, nodes = document["train"]["processes"], os.environ.get(GPUS), int(os.environ.get(NODES) or 1)
     if gpus and processes > int(gpus):
         raise InputError(f"train.processes is {processes}, and trainings get {gpus} GPU(s) here: see `gpus` in the profile.")
+    if processes % nodes:
+        raise InputError(
+            f"train.processes is {processes}, and trainings are on {nodes} nodes here, which share them alike: make it "
+            f"{nodes * max(1, processes // nodes)}, or choose a profile with one node."
+        )
 
     from mlflow.exceptions import MlflowException
 

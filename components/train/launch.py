@@ -46,15 +46,8 @@ def train_by_many(
         InputError: what a process raised as one.
         SystemExit: with `STOPPED`, after a checkpoint, if this process got SIGTERM.
     """
-    job = {
-        "objective": objective,
-        "train": train.model_dump(mode="json"),
-        "models": models.model_dump(mode="json"),
-        "inputs": {name: str(path.resolve()) for name, path in inputs.items()},
-        "folder": str(folder.resolve()),
-        "work": str(work.resolve()),
-    }
-    for name, content in ((JOB, job), ("accelerate.json", _configuration(train.processes))):
+    task = job(objective, train, models, inputs, folder, work, watched=True)
+    for name, content in ((JOB, task), ("accelerate.json", _configuration(train.processes))):
         with atomic(work / name) as partial:
             partial.write_text(json.dumps(content), encoding="utf-8")
     (work / ERROR).unlink(missing_ok=True)
@@ -71,7 +64,7 @@ def train_by_many(
     with _passing_sigterm_on(process) as told:
         try:
             for line in process.stdout or ():
-                _hear(line)
+                hear(line)
             status = process.wait()
         finally:
             if process.poll() is None:
@@ -87,6 +80,32 @@ def train_by_many(
 
 
 def _configuration(processes: int) -> dict[str, Any]:
+def job(
+    objective: str,
+    train: Params,
+    models: Models,
+    inputs: Mapping[str, Path],
+    folder: Path,
+    work: Path,
+    *,
+    watched: bool,
+) -> dict[str, Any]:
+    """What the processes are told.
+
+    Args:
+        watched: whether they end with what started them, which holds their standard input open.
+    """
+    return {
+        "objective": objective,
+        "train": train.model_dump(mode="json"),
+        "models": models.model_dump(mode="json"),
+        "inputs": {name: str(path.resolve()) for name, path in inputs.items()},
+        "folder": str(folder.resolve()),
+        "work": str(work.resolve()),
+        "watched": watched,
+    }
+
+
     """What `accelerate config` would ask for. Sharding is not of it: see `shard`."""
     return {
         "compute_environment": "LOCAL_MACHINE",
@@ -110,12 +129,14 @@ def _environment(processes: int) -> dict[str, str]:
     return settings
 
 
-def _hear(line: str) -> None:
+def hear(line: str) -> None:
     """Measurements go to the run that is open here; anything else is for people."""
-    if line.startswith(RECORD):
-        lineage.live(**json.loads(line.removeprefix(RECORD)))
-    else:
-        sys.stderr.write(line)
+    # A progress bar, which ends no line, may stand before them where both go to one log.
+    words, mark, record = line.partition(RECORD)
+    if words:
+        sys.stderr.write(words)
+    if mark:
+        lineage.live(**json.loads(record))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 from components.contracts import InputError, atomic, require_passed
 from components.lineage import when_recorded
 from components.models.params import Params as Models
+from components.train import nodes
 from components.train.manifest import claim, manifest
 from components.train.objectives import OBJECTIVES
 from components.train.params import Params
@@ -47,7 +48,10 @@ def run(
     if missing := [f"--{name}" for name in kind.needs if name not in inputs]:
         raise InputError(f"--objective {objective} needs {', '.join(missing)}.")
     require_passed(validation)
-    if train.processes > 1 and objective != "reward":
+    many = nodes.settings() if objective != "reward" else None
+    if many is not None:
+        nodes.processes_of_a_node(train, many)
+    elif train.processes > 1 and objective != "reward":
         from components.train.launch import check
 
         check(train)
@@ -56,6 +60,10 @@ def run(
             from components.train.reward import train_reward
 
             metrics = train_reward(models, train, inputs["responses"], folder, work)
+        elif many is not None:
+            from components.train.trainjob import train_on_nodes
+
+            metrics = train_on_nodes(objective, train, models, inputs, folder, work, many)
         elif train.processes > 1:
             from components.train.launch import train_by_many
 

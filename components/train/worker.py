@@ -17,7 +17,9 @@ RECORD = "\x1e"
 
 def main(file: Path) -> None:
     """Does what the job in `file` says, together with the other processes; the first one reports and writes."""
-    threading.Thread(target=_end_with_the_starter, daemon=True).start()
+    job = json.loads(file.read_text(encoding="utf-8"))
+    if job["watched"]:
+        threading.Thread(target=_end_with_the_starter, daemon=True).start()
     first = os.environ["RANK"] == "0"
     if not first:
         # Read when tqdm is imported.
@@ -38,7 +40,6 @@ def main(file: Path) -> None:
     PartialState(cpu=not torch.cuda.is_available())
     if first:
         lineage.relay(lambda **entry: print(RECORD + json.dumps(entry), flush=True))
-    job = json.loads(file.read_text(encoding="utf-8"))
     inputs = {name: Path(path) for name, path in job["inputs"].items()}
     train, models = Params.model_validate(job["train"]), Models.model_validate(job["models"])
     try:

@@ -13,13 +13,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kfp.local.placeholder_utils import resolve_individual_placeholder
+from pydantic import ValidationError
 
 from components import kubeflow
 from components.configure.__main__ import parser as configure_parser
 from components.configure.fan import compared, shards
 from components.configure.merge import TASKS, merge, part
 from components.params import SECTIONS
-from pipelines.cluster import load_cluster
+from components.train.nodes import SETTINGS, Settings
+from pipelines.check import problems
+from pipelines.cluster import Cluster, Images, load_cluster
 from pipelines.package import PACKAGE, compile_package, documents
 from tests.test_dvc_yaml import EDGES, STAGES, step_of
 
@@ -336,8 +339,59 @@ def test_every_step_gets_what_the_cluster_has() -> None:
         )
         tried_once = label.removeprefix("exec-") in ("configure", "gate", "gate-2", "closing")
         assert ("retryPolicy" in retried) != tried_once
-        assert retried.get("cachingOptions", {}).get("enableCache", False) != (label in ("exec-configure", "exec-closing"))
+        # The images of this profile have no digest.
+        assert not retried.get("cachingOptions", {}).get("enableCache", False)
     assert platform["platforms"]["kubernetes"]["pipelineConfig"]["resourceTtlOnCompletion"] == 7 * 86400
+
+
+def tasks_of(spec: dict[str, Any]) -> dict[str, Any]:
+    return {name: task for found in spec["components"].values() for name, task in found.get("dag", {}).get("tasks", {}).items()}
+
+
+def test_the_cache_is_keyed_by_digests() -> None:
+    """Behind a tag that moves there may be other code: no cache then. Nor for what looks at the world, or changes it."""
+    pinned = Images(light=f"r/light@sha256:{'0' * 64}", model=f"r/model@sha256:{'1' * 64}")
+    spec, _ = documents(compile_package(load_cluster("gpu").model_copy(update={"images": pinned})))
+    cached = {name for name, task in tasks_of(spec).items() if task.get("cachingOptions", {}).get("enableCache")}
+    assert cached == set(tasks()) - {"configure", "register"}
+    assert {found["container"]["image"] for found in spec["deploymentSpec"]["executors"].values()} == {
+        pinned.light,
+        pinned.model,
+    }
+
+
+def test_trainings_on_several_nodes() -> None:
+    """Their tasks start a job and need no GPU themselves; everything else, the inputs of the form too, is as with one node."""
+    cluster = load_cluster("gpu")
+    several = cluster.model_copy(update={"accelerated": cluster.accelerated.model_copy(update={"nodes": 3, "gpus": 8})})
+    spec, platform = documents(package := compile_package(several))
+    assert problems(package) == []
+    one, _ = documents(compile_package(cluster))
+    assert spec["root"]["inputDefinitions"] == one["root"]["inputDefinitions"]
+    told = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for label, executor in spec["deploymentSpec"]["executors"].items():
+        container = executor["container"]
+        assert container["args"] == one["deploymentSpec"]["executors"][label]["container"]["args"]
+        environment = {found["name"]: found["value"] for found in container["env"]}
+        assert (SETTINGS in environment) == (label in ("exec-train-sft", "exec-train-preference"))
+        if SETTINGS not in environment:
+            continue
+        assert "accelerator" not in container["resources"]
+        given = Settings.model_validate_json(environment[SETTINGS])
+        assert (given.nodes, given.resources) == (3, {"cpu": "8", "memory": "64G", "nvidia.com/gpu": "8"})
+        assert {
+            mount["pvcNameParameter"]["runtimeValue"]["constant"]: mount["mountPath"] for mount in told[label]["pvcMount"]
+        } == (given.volumes)
+        assert int(told[label]["activeDeadlineSeconds"]) == given.hours * 3600
+        assert given.environment["HF_HOME"] == environment["HF_HOME"]
+    looked_at = {found["name"]: found["value"] for found in container_of(spec, "configure")["env"]}
+    assert (looked_at["POLYPHONY_GPUS"], looked_at["POLYPHONY_NODES"]) == ("24", "3")
+    with pytest.raises(ValidationError, match=r"volumes\.checkpoints"):
+        Cluster(accelerated=several.accelerated)
+
+
+def container_of(spec: dict[str, Any], task: str) -> dict[str, Any]:
+    return spec["deploymentSpec"]["executors"][f"exec-{task}"]["container"]
 
 
 def test_sections_are_all_handed_out() -> None:

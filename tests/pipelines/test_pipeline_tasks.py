@@ -105,6 +105,14 @@ def test_more_processes_than_gpus(call: Any, monkeypatch: pytest.MonkeyPatch, ca
     assert "train.processes is 4, and trainings get 2 GPU(s)" in capsys.readouterr().err
 
 
+def test_processes_that_nodes_cannot_share(
+    call: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POLYPHONY_NODES", "2")
+    assert call("--overrides={train: {processes: 3, sharding: ddp}}") == 1
+    assert "trainings are on 2 nodes here, which share them alike: make it 2" in capsys.readouterr().err
+
+
 def test_an_mlflow_that_does_not_answer(call: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
