@@ -58,9 +58,7 @@ def add_to(commands: Any) -> None:
     export = commands.add_parser("export", help="a folder that Transformers and vLLM load")
     export.add_argument("version", help=_VERSION)
     export.add_argument("--output", type=Path, required=True, metavar="DIR", help="must not be there yet")
-    shape = export.add_mutually_exclusive_group()
-    shape.add_argument("--merge", action="store_true", help="base model and adapter in one; otherwise the adapter")
-    shape.add_argument("--as-trained", action="store_true", help="the training's own files alone, to be evaluated again")
+    export.add_argument("--merge", action="store_true", help="base model and adapter in one; otherwise the adapter")
     export.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the merged weights; default: that of the training")
     _remote_code(export)
     export.set_defaults(main=_command, action=_export)
@@ -171,7 +169,6 @@ def _compare(client: Any, arguments: argparse.Namespace) -> int:
 
 def _try(client: Any, arguments: argparse.Namespace) -> int:
     from components.champion.trial import as_text, tell
-
     from components.champion.versions import opened
 
     with opened(client, arguments.version) as (version,):
@@ -185,10 +182,8 @@ def _try(client: Any, arguments: argparse.Namespace) -> int:
 
 def _export(client: Any, arguments: argparse.Namespace) -> int:
     from components.champion.export import adapter, merged
-
-    from components.champion.versions import as_trained, opened
+    from components.champion.versions import opened
     from components.contracts import InputError, atomic
-    from components.lineage import digest
 
     output: Path = arguments.output
     if output.exists():
@@ -196,9 +191,6 @@ def _export(client: Any, arguments: argparse.Namespace) -> int:
     with opened(client, arguments.version) as (version,), atomic(output) as partial:
         if arguments.merge:
             notes = merged(version, partial, dtype=arguments.dtype, remote_code=arguments.remote_code)
-        elif arguments.as_trained:
-            as_trained(version, partial)
-            notes = [f"digest {digest(partial)}"]
         else:
             notes = adapter(version, partial)
     print("\n".join([f"{version.name}: {output}", *notes]))

@@ -120,11 +120,10 @@ def look(candidate: Version, champion: Version | None, alias: str) -> Review:
 
 
 def _what_to_run(champion: Version) -> str:
-    name = f"{champion.model}/{champion.number}"
+    model = f"models:/{champion.model}/{champion.number}"
     return (
-        f"Evaluate both together: `polyphony export '{name}' --as-trained --output artifacts/models/champion`, add "
-        "`--system champion=artifacts/models/champion` and that folder to the stage `evaluate` of dvc.yaml, and `dvc repro`; "
-        "then promote the version that it registers."
+        f"Evaluate both together: set `systems: {{champion: {{model: '{model}'}}}}` under `evaluate` in params.yaml, run "
+        "`dvc repro`, and promote the version that it registers."
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -138,8 +137,3 @@ def _check_files(folder: Path, tags: Mapping[str, str], name: str) -> None:
 
 def _state(path: str, wanted: Mapping[str, str], found: Mapping[str, str]) -> str:
     return "missing" if path not in found else "added" if path not in wanted else "changed"
-
-
-def as_trained(version: Version, folder: Path) -> None:
-    """Copies the files of the training, without those that registration added, to `folder`."""
-    shutil.copytree(version.folder, folder, ignore=lambda _, names: [name for name in names if name in ADDED])

@@ -16,8 +16,8 @@ from components.lineage import Origin
 from components.register.gate import Verdict
 
 Record = dict[str, Any]
-# Parameters of an evaluation that leave what is measured comparable.
-_NEUTRAL = ("evaluate.seed", "evaluate.batch_size", "evaluate.max_prompts")
+# Parameters of an evaluation that leave what is measured comparable, by what their names begin with.
+_NEUTRAL = ("evaluate.seed", "evaluate.batch_size", "evaluate.max_prompts", "evaluate.systems")
 _EMBEDDERS = ("models.semantic", "models.style")
 # What an address may carry besides the place: who asks, and with which signature.
 _SECRETS = re.compile(r"(?<=://)[^/@\s]+@|(?<=\?)[^\s'\"]*=[^\s'\"]*")
@@ -46,6 +46,8 @@ def make(
         parameters, metrics: what the run of each step of the lineage recorded, by step.
     """
     systems = {item.name: item.digest for item in evaluation.inputs if item.name in measured["systems"]}
+    # Registered versions among them, which the parameters name.
+    systems |= {name: origin["digest"] for name, origin in measured.get("origins", {}).items() if "digest" in origin}
     return {
         "name": name,
         "system": model.name,
@@ -107,7 +109,7 @@ def _evaluation_set(
 ) -> dict[str, str]:
     """All that must be the same for two evaluations to be compared prompt by prompt, by name."""
     reward = next((item.digest for item in evaluation.inputs if item.name == "reward"), UNKNOWN)
-    sampling = {key: value for key, value in parameters.items() if key.startswith("evaluate.") and key not in _NEUTRAL}
+    sampling = {key: value for key, value in parameters.items() if key.startswith("evaluate.") and not key.startswith(_NEUTRAL)}
     embedders = {key: parameters.get(key, UNKNOWN) for key in _EMBEDDERS}
     prompts = f"{measured['prompts']} ({prompt_ids})"
     return {"prompts": prompts, "samples": str(measured["samples"]), "reward model": reward, **embedders, **sampling}

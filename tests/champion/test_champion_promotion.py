@@ -142,22 +142,21 @@ def test_different_evaluation_sets_are_refused(
     number = register()
     assert promote(number, "--yes") == 1
     told = capsys.readouterr().err
-    assert "different evaluation sets (reward model: " in told and "polyphony export 'polyphony/1' --as-trained" in told
+    assert "different evaluation sets (reward model: " in told and "model: 'models:/polyphony/1'" in told
     assert champion() == versions[0]
 
 
 def test_an_evaluation_that_has_the_champion_decides(pipeline: Pipeline, versions: list[str]) -> None:
     """Whatever else differs: both were measured in the same evaluation, the champion under another name."""
     promote(versions[0], "--yes")
-    assert polyphony("export", f"{NAME}/1", "--as-trained", "--output", "champion") == 0
     Path("reward/training.json").write_text("another", encoding="utf-8")
     pipeline.do("train-reward", {"responses": "responses"}, {"model": "reward"}, {})
     found = better(0.5)
     found["systems"]["champion"] = measurements()["systems"]["ddpo"]
+    registered = tracking_client().get_model_version(NAME, versions[0]).tags["artifact.digest"]
+    found["origins"] = {"champion": {"model": f"models:/{NAME}/1", "digest": registered}, "ddpo": {"adapter": "as trained"}}
     found["differences"]["ddpo-champion"] = found["differences"]["ddpo-dpo"]
     retrain(pipeline, "later", found)
-    systems = {name: name for name in ("sft", "dpo", "ddpo", "champion")}
-    pipeline.do("evaluate", {"responses": "responses", "reward": "reward", **systems}, {"evaluation": "evaluation"}, {})
     assert promote(register(), "--yes") == 0
 
 

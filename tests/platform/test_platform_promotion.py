@@ -40,5 +40,5 @@ def test_one_wins_and_the_way_back(
     assert polyphony("history", "--model", NAME) == 0
     shown = capsys.readouterr().out
     assert shown.count("did not count") == 1 and "complaints" in shown
-    assert polyphony("export", f"{NAME}/{versions[2]}", "--as-trained", "--output", "out") == 0
+    assert polyphony("export", f"{NAME}/{versions[2]}", "--output", "out") == 0
     assert (Path("out") / "adapter_model.safetensors").read_bytes() == Path("ddpo/adapter_model.safetensors").read_bytes()
