@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from components.train.nodes import SETTINGS
 from pipelines.cluster import SECRET
 from pipelines.package import documents
 
@@ -103,6 +104,8 @@ def _needs(container: Mapping[str, Any], told: Mapping[str, Any]) -> Iterator[st
             yield "asks for a GPU without a memory limit: its node may kill others for it."
         if not any(mount["mountPath"] == "/dev/shm" for mount in told.get("emptyDirMounts", [])):  # noqa: S108
             yield "asks for a GPU without a mount at /dev/shm, where 64 MB end in bus errors."
+    if any(variable["name"] == SETTINGS for variable in container.get("env", [])) and not told.get("pvcMount"):
+        yield "starts a job on several nodes without a volume: nothing would reach them."
     for variable in container.get("env", []):
         if SECRET.search(variable["name"]) or _CREDENTIALS.search(variable.get("value", "")):
             yield f"variable {variable['name']}: holds a secret as plain text; use a Kubernetes secret."

@@ -196,21 +196,16 @@ def _missing(error: BaseException) -> bool:
 @contextmanager
 def _answers(given: Settings) -> Iterator[None]:
     """What the SDK raises names the call and keeps the reason to itself."""
-    from kubernetes.client import ApiException
     from kubernetes.config import ConfigException
-    from urllib3.exceptions import HTTPError
 
     try:
         yield
     except (RuntimeError, TimeoutError, ConfigException) as error:
         cause = error.__cause__ or error
-        if isinstance(cause, (ApiException, HTTPError, TimeoutError, ConfigException)):
-            told = getattr(cause, "body", None) or cause
-            raise InputError(
-                f"Kubernetes: {error}: {told}. The task's service account must be allowed to create, get and delete trainjobs, "
-                f"to get {given.runtime} and to get pods and their logs."
-            ) from error
-        raise
+        raise InputError(
+            f"Kubernetes: {error}: {getattr(cause, 'body', None) or cause}. The task's service account must be allowed to create, "
+            f"get and delete trainjobs, to get {given.runtime}, and to get pods and their logs."
+        ) from error
 
 
 @contextmanager

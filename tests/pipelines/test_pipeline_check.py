@@ -83,6 +83,10 @@ TRAPS: dict[str, tuple[Callable[[dict[str, Any], dict[str, Any]], Any], str]] = 
         lambda _, platform: executor(platform, "train-sft").pop("emptyDirMounts"),
         "task train-sft: asks for a GPU without a mount at /dev/shm",
     ),
+    "several nodes without a volume": (
+        lambda spec, _: container(spec, "gate")["env"].append({"name": "POLYPHONY_TRAINJOB", "value": "{}"}),
+        "task gate: starts a job on several nodes without a volume",
+    ),
     "secret by name": (
         lambda spec, _: container(spec, "embed")["env"].append({"name": "HF_TOKEN", "value": "x"}),
         "variable HF_TOKEN: holds a secret",

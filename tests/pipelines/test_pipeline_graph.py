@@ -275,14 +275,17 @@ TEXTS = st.text(max_size=40) | st.sampled_from(["", "5e-6", "true", "None", "--x
 
 @settings(deadline=None, max_examples=60)
 @given(source=TEXTS.filter(lambda text: text), name=st.sampled_from(["polyphony", "a b.c-d"]),
+       objectives=st.permutations(["dpo", "ddpo", "orpo", "dorpo"]), shard_count=st.integers(1, 99),
        rate=st.floats(1e-12, 1, exclude_min=True), epochs=st.integers(1, 10**6), gap=st.floats(0, 1e6))  # fmt: skip
 def test_configure_reads_the_same_from_the_backend_and_here(
-    source: str, name: str, rate: float, epochs: int, gap: float
+    source: str, name: str, objectives: list[str], shard_count: int, rate: float, epochs: int, gap: float
 ) -> None:
     """Numbers such as 5e-6, empty strings, booleans, quotes, newlines and Unicode arrive as they were given."""
     given_form = {key: found["defaultValue"] for key, found in form().items()} | {
         "ingest_source": source,
         "register_name": name,
+        "objectives": objectives,
+        "embed_shards": shard_count,
         "train_preference_learning_rate": rate,
         "train_sft_epochs": epochs,
         "overrides": json.dumps({"weight": {"gap": gap, "high_quality_winners": True}}),
@@ -296,8 +299,8 @@ def test_configure_reads_the_same_from_the_backend_and_here(
         values = {key: (int(value) if key in whole else value) for key, value in given_form.items()}
         given_words = configure_parser().parse_args(rendered("configure", backend, **values))
         read.append(merge(given_words.set, given_words.overrides))
-        assert json.loads(compared(given_words.compare, given_words.candidate, read[-1])) == ["dpo", "ddpo"]
-        assert json.loads(shards(given_words.embed_shards)) == ["0"]
+        assert json.loads(compared(given_words.compare, given_words.candidate, read[-1])) == objectives
+        assert len(json.loads(shards(given_words.embed_shards))) == shard_count
     for document in read:
         assert document["ingest"]["source"] == source
         assert document["train"]["preference"]["learning_rate"] == rate
