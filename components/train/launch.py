@@ -79,7 +79,6 @@ def train_by_many(
     return json.loads((folder / "training.json").read_text(encoding="utf-8"))["metrics"]
 
 
-def _configuration(processes: int) -> dict[str, Any]:
 def job(
     objective: str,
     train: Params,
@@ -106,6 +105,7 @@ def job(
     }
 
 
+def _configuration(processes: int) -> dict[str, Any]:
     """What `accelerate config` would ask for. Sharding is not of it: see `shard`."""
     return {
         "compute_environment": "LOCAL_MACHINE",

@@ -203,8 +203,8 @@ def _answers(given: Settings) -> Iterator[None]:
     except (RuntimeError, TimeoutError, ConfigException) as error:
         cause = error.__cause__ or error
         raise InputError(
-            f"Kubernetes: {error}: {getattr(cause, 'body', None) or cause}. The task's service account must be allowed to create, "
-            f"get and delete trainjobs, to get {given.runtime}, and to get pods and their logs."
+            f"Kubernetes: {error}: {getattr(cause, 'body', None) or cause}. The task's service account must be allowed to "
+            f"create, get and delete trainjobs, to get {given.runtime}, and to get pods and their logs."
         ) from error
 
 
