@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
 
 
 def save_adapter(model: PeftModel, folder: Path, base_model: str, *, writes: bool = True) -> None:
@@ -25,3 +26,9 @@ def save_adapter(model: PeftModel, folder: Path, base_model: str, *, writes: boo
     if writes:
         # PEFT's card is a form to be filled in; the registry adds a card to the folder, which must lose nothing by it.
         (folder / "README.md").unlink(missing_ok=True)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Saves the tokenizer to `folder`, without how it was loaded: whether this machine asks the hub is no part of the model."""
+    tokenizer.init_kwargs.pop("local_files_only", None)
+    tokenizer.save_pretrained(folder)

@@ -16,7 +16,7 @@ from components.lineage import digest
 from components.models.language import context_length, identity, load_model, load_tokenizer
 from components.models.params import Params as Models
 from components.train import trainer as trainers
-from components.train.artifact import save_adapter
+from components.train.artifact import save_adapter, save_tokenizer
 from components.train.estimate import measure_data
 from components.train.examples import Examples, require_made_by, stories, weighted_pairs
 from components.train.fit import fit
@@ -81,7 +81,7 @@ def train_language(
     metrics = _metrics(trainer, examples)
     save_adapter(adapter, folder, models.language, writes=trainer.is_world_process_zero())
     if trainer.is_world_process_zero():
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
         record = {"objective": objective, "metrics": metrics, "parameters": settings.model_dump()}
         (folder / "training.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return metrics

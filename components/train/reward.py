@@ -24,7 +24,7 @@ from components.contracts import RESPONSES, InputError, content_id
 from components.models.params import Params as Models
 from components.models.reward import RewardModel, load_base
 from components.train.agreement import agreement
-from components.train.artifact import save_adapter
+from components.train.artifact import save_adapter, save_tokenizer
 from components.train.batches import LikeLength
 from components.train.fit import Watched, fit
 from components.train.params import Params, Reward
@@ -244,4 +244,4 @@ def _l1(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | i
 
 def _save(model: PeftModel, base: RewardModel, folder: Path, models: Models) -> None:
     save_adapter(model, folder, models.reward)
-    base.tokenizer.save_pretrained(folder)
+    save_tokenizer(base.tokenizer, folder)
