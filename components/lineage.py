@@ -339,10 +339,11 @@ def trace(name: str, digest: str, records: Records | None = None, *, gaps: bool 
 
 
 class MlflowRecords:
-    """Records in a tracking store, through MLflow."""
+    """Records in a tracking store, through MLflow; each is asked for once."""
 
     def __init__(self, client: MlflowClient) -> None:
         self._client = client
+        self._known: dict[Wanted, Record | None] = {}
         self._experiments: list[str] = []
         token = None
         while token != "":
@@ -351,10 +352,13 @@ class MlflowRecords:
             token = page.token or ""
 
     def makers(self, wanted: Collection[Wanted]) -> dict[Wanted, Record | None]:
-        if not self._client.tracking_uri.startswith("http"):
-            return {one: self._maker(*one) for one in wanted}
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return dict(zip(wanted, pool.map(lambda one: self._maker(*one), wanted), strict=True))
+        asked = [one for one in wanted if one not in self._known]
+        if self._client.tracking_uri.startswith("http"):
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                self._known |= zip(asked, pool.map(lambda one: self._maker(*one), asked), strict=True)
+        else:
+            self._known |= {one: self._maker(*one) for one in asked}
+        return {one: self._known[one] for one in wanted}
 
     def _maker(self, digest: str, before: int | None) -> Record | None:
         # The key of a tag is the first part of the table's primary key; this reads the rows of one digest.

@@ -117,7 +117,8 @@ def _reproduce(arguments: argparse.Namespace) -> int:
             ancestry, Contents(arguments.repository), arguments.output, bar.update, arguments.commit, arguments.raw
         )
     print(f"{plan.folder}: the workspace of {plan.of}, at commit {plan.commit[:12]}")
-    print("\n".join(f"  {note}" for note in plan.notes))
+    for note in plan.notes:
+        print(f"  {note}")
     if not arguments.run:
         print(f"\nMake it again: cd {plan.folder} && dvc repro {plan.stage}\nreproduce.json there has the digests to expect.")
         return 0

@@ -43,7 +43,10 @@ class Merged:
 
 
 def merge(origins: Iterable[Origin]) -> Merged:
-    """One document from the runs that made the artifacts; what only runs say that do not depend on it gives way."""
+    """One document from the runs that made the artifacts.
+
+    What only runs say that do not depend on it gives way; of these, the last in order counts.
+    """
     merged = Merged()
     binding: dict[str, tuple[Any, str]] = {}
     loose: dict[str, Any] = {}

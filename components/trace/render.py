@@ -29,7 +29,10 @@ def text(ancestry: Ancestry) -> str:
     shown: set[tuple[str, str]] = set()
     for root in _roots(ancestry):
         lines += [*_branch(root, numbers, shown), ""]
-    lines += ["Runs", *(line for number, origin in enumerate(ancestry.runs().values(), 1) for line in _run(number, origin))]
+    lines.append("Runs")
+    packages: dict[str, int] = {}
+    for number, origin in enumerate(ancestry.runs().values(), 1):
+        lines += _run(number, origin, packages)
     if problems := ancestry.problems():
         lines += ["", f"{len(problems)} problem(s):", *(f"  {problem}" for problem in problems)]
     return "\n".join(lines)
@@ -73,9 +76,12 @@ def _commit(origin: Origin) -> str:
     return f"commit {origin.commit[:12]}" + ("" if origin.dirty == "false" else " DIRTY")
 
 
-def _run(number: int, origin: Origin) -> Iterator[str]:
+def _run(number: int, origin: Origin, told: dict[str, int]) -> Iterator[str]:
+    """What a run says; `told` are the lists of packages that earlier runs have shown, and which run did."""
     yield f"  [{number}] {origin.step}  {_commit(origin)}"
     for name, value in _facts(origin).items():
+        if name == "packages" and told.setdefault(value, number) != number:
+            value = f"as in [{told[value]}]"
         yield from textwrap.wrap(
             f"{name}: {value}",
             _WIDTH,

@@ -74,6 +74,7 @@ def reproduce(
         parameters = partial / "params.yaml"
         document = _yaml().load(parameters.read_text(encoding="utf-8"))
         changed = _parameters(document, runs, list(ancestry.runs().values()), notes)
+        changed |= _objectives(document, runs)
         known = stages(text, document)
         if lacking := sorted({origin.step for origin in runs if origin.step not in known}):
             raise InputError(
@@ -186,6 +187,16 @@ def _parameters(document: dict[str, Any], runs: list[Origin], others: list[Origi
         del place[key]
     notes += [f"params.yaml: {name} left to its default, not as in the commit" for name in surplus]
     return bool(wanted or surplus)
+
+
+def _objectives(document: dict[str, Any], runs: list[Origin]) -> bool:
+    """Has the document train what the runs trained, which the runs themselves are not told; returns whether that changed it."""
+    listed = document.get("train", {}).get("objectives")
+    steps = [origin.step.removeprefix("train-") for origin in runs if origin.step.startswith("train-")]
+    lacking = [step for step in steps if listed is not None and step not in (*listed, "sft", "reward")]
+    if lacking:
+        document["train"]["objectives"] = [*listed, *lacking]
+    return bool(lacking)
 
 
 def _defaulted(origin: Origin, name: str) -> bool:
