@@ -1,7 +1,8 @@
 """The pipeline on this machine: the graph that Kubeflow runs, by kfp's own orchestrator.
 
-As plain processes it needs no Docker. kfp refuses container components there; two checks of a class of its private
-`kfp.local` stand in the way (seen in 2.17.0, which pyproject.toml pins). What does Docker's part is in `containers`.
+As plain processes it needs no Docker. kfp refuses container components there; two checks of a class of its private `kfp.local`
+stand in the way, and a third place in that of loops (seen in 2.17.0, which pyproject.toml pins). What does Docker's part is in
+`containers`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp import local
-from kfp.local import docker_task_handler, status, subprocess_task_handler
+from kfp.local import docker_task_handler, io, status, subprocess_task_handler
 
 from components.contracts import InputError
 from components.provenance import ENGINE, ENGINE_RUN, IMAGE
@@ -59,7 +60,7 @@ def run(cluster: Cluster, inputs: Mapping[str, Any], runner: str, root: Path, mo
     """
     # A graph cannot give its tasks the id of a run that it does not know; on Kubernetes they find it on their pods.
     settings = {ENGINE: _ENGINE, ENGINE_RUN: f"local-{uuid.uuid4()}"}
-    with _containers(cluster, mounts) if runner == "docker" else _processes() as chosen, _environment(settings):
+    with _containers(cluster, mounts) if runner == "docker" else _processes() as chosen, _environment(settings), _loops():
         # What a cluster is told of each task means nothing here, and kfp warns of each.
         warnings.filterwarnings("ignore", message=".*have no effect in the current local runner", category=UserWarning)
         local.init(runner=chosen, pipeline_root=str(root.resolve()), raise_on_error=True)
@@ -83,6 +84,28 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
+
+
+@contextmanager
+def _loops() -> Iterator[None]:
+    """Has loops go over a list that a task made, under any name: kfp.local finds it only where the output is called Output."""
+    before = io.IOStore.get_parent_input
+
+    def find(store: io.IOStore, key: str) -> Any:
+        try:
+            return before(store, key)
+        except ValueError:
+            for task, outputs in store._task_output_data.items():
+                for name, value in outputs.items():
+                    if key == f"pipelinechannel--{task}-{name}":
+                        return value
+            raise
+
+    io.IOStore.get_parent_input = find
+    try:
+        yield
+    finally:
+        io.IOStore.get_parent_input = before
 
 
 @contextmanager
