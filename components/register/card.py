@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -32,13 +33,13 @@ def render(record: Record, *, plane: bool = True) -> str:
     Args:
         plane: whether the picture of the plane lies beside the card.
     """
-    base = _cell(record["base_model"]["language"])
+    base, system = _code(record["base_model"]["language"]), _code(record["system"])
     parameters, metrics = record["parameters"], record["metrics"]
     measured = record["measured"]
     sections = [
-        _front_matter(base),
-        f"# {record['name']} ({record['system']})",
-        f"A LoRA adapter of `{base}`, post-trained to write stories that are good and different each time "
+        _front_matter(record["base_model"]["language"]),
+        f"# {record['name']} ({_text(record['system'])})",
+        f"A LoRA adapter of {base}, post-trained to write stories that are good and different each time "
         "(Diversified DPO, Chung et al. 2025, arXiv 2503.17126).",
         *_warnings(record),
         "## Gate",
@@ -47,7 +48,7 @@ def render(record: Record, *, plane: bool = True) -> str:
         _systems(measured),
         f"{measured['prompts']} test prompts, {measured['samples']} samples each; 95 % bootstrap intervals over prompts. "
         "`gold` are the people's stories.",
-        f"All that was measured of `{record['system']}`:",
+        f"All that was measured of {system}:",
         _metrics(measured, record["system"]),
         *([f"![Reward against diversity, with intervals]({PLANE})"] if plane else []),
         "## Data",
@@ -68,10 +69,10 @@ def render(record: Record, *, plane: bool = True) -> str:
         "## Limits",
         "The reward model measures what the voters of the training data liked, no more. Diversity is measured by two "
         "embedders, and short texts score higher. The stories that trained this model are people's, with their biases. "
-        f"The licence of `{base}` holds for what is made with it.",
+        f"The licence of {base} holds for what is made with it.",
         "## Use",
         "```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base, folder)\n```",
-        f"where `base` is `{base}` as Transformers loads it, and `folder` this one.",
+        f"where `base` is {base} as Transformers loads it, and `folder` this one.",
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -80,7 +81,7 @@ def verdict(record: Record) -> str:
     """What the gate found when the version was registered."""
     found = record["verdict"]
     state = "passed" if found["passed"] else "did not pass"
-    lines = [f"Against `{found['baseline']}`, by the 95 % intervals of paired differences, it **{state}**.", ""]
+    lines = [f"Against {_code(found['baseline'])}, by the 95 % intervals of paired differences, it **{state}**.", ""]
     lines += [f"- {Check(**check)}" for check in found["checks"]]
     return "\n".join(lines)
 
@@ -98,7 +99,7 @@ def _front_matter(base: str) -> str:
 
 def _warnings(record: Record) -> list[str]:
     code, base = record["code"], record["base_model"]["language"]
-    found = [f"**{warning}**" for warning in record["measured"]["warnings"]]
+    found = [f"**{_text(warning)}**" for warning in record["measured"]["warnings"]]
     if UNKNOWN in code.values():
         found.append(
             "**By which code it was made is not known:** a step ran outside a checkout and without `POLYPHONY_COMMIT`."
@@ -106,7 +107,7 @@ def _warnings(record: Record) -> list[str]:
     elif code["dirty"] != "false":
         found.append("**The code that made it is not that of its commit:** a step ran with changes that were not committed.")
     if "/" in base and not base.startswith(("/", ".", "~")) and "@" not in base:
-        found.append(f"**`{base}` names no revision:** what the hub has under that name may change.")
+        found.append(f"**{_code(base)} names no revision:** what the hub has under that name may change.")
     return found
 
 
@@ -116,7 +117,7 @@ def _sources(ingest: Mapping[str, str]) -> list[Sequence[str]]:
         "ingest.test_share": "share of prompts kept for the test",
         "ingest.seed": "seed of the split",
     }
-    return [[heading, ingest[key]] for key, heading in chosen.items() if key in ingest]
+    return [[heading, _text(ingest[key])] for key, heading in chosen.items() if key in ingest]
 
 
 def _recipe(parameters: Mapping[str, Mapping[str, str]]) -> list[Sequence[str]]:
@@ -127,11 +128,14 @@ def _recipe(parameters: Mapping[str, Mapping[str, str]]) -> list[Sequence[str]]:
             if key.split(".")[0] in SECTIONS and "." in key:
                 steps.setdefault((key, value), []).append(step)
     keys = [key for key, _ in steps]
-    return [[*pair, ", ".join(sorted(names)) if keys.count(pair[0]) > 1 else "all"] for pair, names in sorted(steps.items())]
+    return [
+        [_text(key), _text(value), ", ".join(sorted(names)) if keys.count(key) > 1 else "all"]
+        for (key, value), names in sorted(steps.items())
+    ]
 
 
 def _systems(measured: Mapping[str, Any]) -> str:
-    rows = [[f"`{system}`", *(_interval(values[key]) for key in _COLUMNS)] for system, values in measured["systems"].items()]
+    rows = [[_code(system), *(_interval(values[key]) for key in _COLUMNS)] for system, values in measured["systems"].items()]
     return _table(["system", *(measured["metrics"][key]["title"] for key in _COLUMNS)], rows)
 
 
@@ -188,4 +192,14 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _text(value: str) -> str:
+    """A value as text on one line, whatever it holds: a card is read in viewers that know Markdown, and some HTML."""
+    return re.sub(r"[\\`\[\]]", r"\\\g<0>", " ".join(value.split())).replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _code(value: str) -> str:
+    """A value as code, in which nothing but a backtick means anything."""
+    return f"`{' '.join(value.split()).replace('`', chr(39))}`"
