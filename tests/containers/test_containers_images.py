@@ -18,7 +18,7 @@ from tests.containers.engine import BASE
 
 pytestmark = pytest.mark.slow
 # Megabytes that an image adds to its base, as the README has them.
-SIZES = {"polyphony-light": 620, "polyphony-model": 1700}
+SIZES = {"polyphony-light": 620, "polyphony-model": 1800}
 LOCK = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M))
 
 
@@ -57,7 +57,7 @@ def test_an_image_says_whose_it_is(images: dict[str, str], checkout: Path, image
 def test_an_image_is_as_small_as_it_is_said_to_be(images: dict[str, str], image: str) -> None:
     added = (inspect(images, image)["Size"] - inspect(images, BASE)["Size"]) / 1e6
     print(f"{image} adds {added:.0f} MB to its base")
-    assert 0.8 * SIZES[image] < added < 1.03 * SIZES[image]
+    assert 0.9 * SIZES[image] < added < 1.05 * SIZES[image]
 
 
 @pytest.mark.parametrize("image", SIZES)
