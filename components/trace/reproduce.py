@@ -222,7 +222,8 @@ def _data(
         raise InputError(f"{ancestry.label}: made of several raw data: {', '.join(origins)}. Nothing can make that in one go.")
     ((wanted, origin),) = origins.items()
     inside = "://" not in source and not Path(source).is_absolute() and ".." not in Path(source).parts
-    target = folder / source if inside else folder / _RAW / Path(source).name
+    # Of an address, the name of the file; of one in git, that after the fragment's mark.
+    target = folder / source if inside else folder / _RAW / Path(source.rpartition("#")[2].partition("?")[0]).name
     if target.exists() and digest(target) == wanted:
         return source
     places: list[Place | None] = (
