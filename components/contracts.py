@@ -304,7 +304,12 @@ GENERATIONS = Table(
         Column("sample", _INT, "number of the sample for this prompt, from 0"),
         Column("text", _TEXT, "the story"),
         Column("tokens", _INT, "length in tokens of the language model"),
-        Column("finish_reason", _TEXT, "`stop` (ended by itself), `length` (cut at the limit), `human` (gold)"),
+        Column(
+            "finish_reason",
+            _TEXT,
+            "`stop` (ended by itself), `length` (cut at the limit), `human` (gold); of endpoints also `refusal` (refused or "
+            "filtered) and `unparsed` (not found in an answer that should hold several)",
+        ),
         Column("reward", _REAL, "score by the reward model, about [-1, 1]"),
         Column("semantic", pa.list_(pa.float32()), "see embeddings; all 0 for an empty story", vector=True),
         Column("style", pa.list_(pa.float32()), "see embeddings; all 0 for an empty story", vector=True),

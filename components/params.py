@@ -10,19 +10,26 @@ import importlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from components.redaction import redacted, secrets_in
 
 SECTIONS = ("models", "ingest", "validate", "embed", "weight", "train", "evaluate", "register")
+_HIDDEN = "hidden"
 
 
 class ParameterError(Exception):
     """The parameters are at fault. The message lists every mistake and, for an unknown name, the nearest known one."""
+
+
+def hidden(message: str) -> PydanticCustomError:
+    """A mistake in a value that may be a secret: it is told without the value."""
+    return PydanticCustomError(_HIDDEN, "{message}", {"message": message})
 
 
 class Section(BaseModel):
@@ -97,14 +104,19 @@ def _describe(section: str, model: type[BaseModel], detail: ErrorDetails) -> str
     if detail["type"] == "extra_forbidden":
         known = _keys_at(model, detail["loc"][:-1])
         return f"{where}: unknown parameter{_nearest(str(detail['loc'][-1]), known)}"
-    return f"{where}: {detail['msg']} " + redacted(f"(got {detail['input']!r})")
+    return f"{where}: {detail['msg']}" + ("" if detail["type"] == _HIDDEN else redacted(f" (got {detail['input']!r})"))
 
 
 def _keys_at(model: Any, location: tuple[int | str, ...]) -> Iterable[str]:
     """The field names of the model found by walking down `location`."""
     for part in location:
+        if get_origin(model) is dict:
+            model = get_args(model)[1]
+            continue
         field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
         model = field.annotation if field else None
+        if get_origin(model) is UnionType:
+            model = get_args(model)[0]
     return model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else ()
 
 

@@ -35,8 +35,8 @@ class Server:
 
 
 @contextmanager
-def serve(script: Script) -> Iterator[Server]:
-    """Serves `/v1/chat/completions`."""
+def serve(script: Script, port: int = 0) -> Iterator[Server]:
+    """Serves `/v1/chat/completions`; at any free port, if none is given."""
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -60,7 +60,7 @@ def serve(script: Script) -> Iterator[Server]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server = Server(f"http://127.0.0.1:{http.server_port}/v1")
     thread = threading.Thread(target=http.serve_forever, daemon=True)
     thread.start()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,17 +18,19 @@ from tqdm import tqdm
 
 from components.contracts import EXAMPLES, GENERATIONS, MEASUREMENTS, InputError, atomic, work_folder
 from components.evaluate import plane, report
+from components.evaluate.asking import write_remote
 from components.evaluate.bootstrap import CONFIDENCE, RESAMPLES
 from components.evaluate.catalogue import described
 from components.evaluate.diversity import Floats
-from components.evaluate.generate import write_stories
+from components.evaluate.generate import requests, work_name, write_stories
 from components.evaluate.metrics import ByPrompt, by_prompt, compare, count
 from components.evaluate.params import Params
 from components.evaluate.prompts import Prompt, choose_prompts, gold
 from components.evaluate.quality import Scale, doubts
 from components.evaluate.stories import GOLD, Story
+from components.evaluate.systems import ADAPTER, Local, Remote, gather
 from components.evaluate.texts import shortened
-from components.lineage import digest, when_recorded
+from components.lineage import when_recorded
 from components.models.embedders import STYLOMETRIC, encode, load_embedder
 from components.models.language import load_tokenizer
 from components.models.params import Params as Models
@@ -39,9 +39,6 @@ from components.models.reward import Scores, load_reward
 
 log = logging.getLogger("polyphony")
 Vectors = NDArray[np.float32]
-# What a system may be called: the name stands in metrics, in files and as a key of MLflow.
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
-_RESERVED = (GOLD, "responses", "reward")
 # Prompts whose stories the evaluation itself keeps; all are among the generations.
 _EXAMPLES = 20
 
@@ -64,16 +61,25 @@ def run(
     Raises:
         InputError: if there is no test prompt, no system, an adapter is missing, or a score is not finite.
     """
-    _check(system, reward, models)
+    _check(reward, models)
+    systems = gather(system, evaluate, models)
     prompts = choose_prompts(responses, evaluate)
-    work = {name: work_folder("evaluate") / _key(name, adapter, prompts, evaluate, models) for name, adapter in system.items()}
+    tokenizer = load_tokenizer(models)
+    asked = {local.name: requests(local, prompts) for local in systems if isinstance(local, Local)}
     stories: dict[str, list[Story]] = {}
-    total = len(system) * len(prompts) * evaluate.samples * evaluate.max_new_tokens
+    origins: dict[str, dict[str, Any]] = {}
+    used: list[Path] = []
+    total = sum(len(prompts) * evaluate.samples * each.params.max_new_tokens for each in systems)
     with tqdm(total=total, unit="token", unit_scale=True, mininterval=1) as bar:
-        for name, adapter in system.items():
-            bar.set_description(f"write {name}")
-            stories[name] = write_stories(name, adapter, prompts, evaluate, models, work[name], bar)
-    if people := _gold_stories(prompts, evaluate, models):
+        for each in systems:
+            bar.set_description(f"write {each.name}")
+            origins[each.name] = dict(each.origin)
+            if isinstance(each, Remote):
+                stories[each.name], origins[each.name]["usage"] = write_remote(each, prompts, tokenizer, bar)
+            else:
+                used.append(work_folder("evaluate") / work_name(each, asked[each.name]))
+                stories[each.name] = write_stories(each, prompts, asked[each.name], used[-1], bar)
+    if people := _gold_stories(prompts, evaluate, tokenizer):
         stories[GOLD] = people
     everything = [story for told in stories.values() for story in told]
     texts = {prompt.id: prompt.text for prompt in prompts}
@@ -84,6 +90,7 @@ def run(
     measured = _measure(stories, values, prompts, scale, evaluate)
     measured["truncated"] = {"reward": scores.truncated, **truncated}
     measured["reward_model"] = _reward_quality(reward)
+    measured["origins"] = origins
     measured["warnings"] = doubts(measured["reward_model"])
     for warning in measured["warnings"]:
         log.warning("%s", warning)
@@ -95,7 +102,7 @@ def run(
         EXAMPLES.write(folder / "examples.parquet", _examples(everything, prompts, scores.values))
         plane.draw(measured["systems"], folder / "plane.png")
         (folder / "plane.json").write_text(json.dumps(plane.rows(measured["systems"]), indent=2) + "\n", encoding="utf-8")
-        settings = _settings(evaluate, models, measured["truncated"], len(everything))
+        settings = _settings(evaluate, models, measured["truncated"], len(everything)) + _others(evaluate, origins)
         report.write(
             folder / "report.html",
             measured,
@@ -106,46 +113,25 @@ def run(
             _trainings(system),
             settings,
         )
-    for folder in work.values():
+    for folder in used:
         when_recorded(partial(shutil.rmtree, folder, ignore_errors=True))
     means = {name: {key: value["mean"] for key, value in values.items()} for name, values in measured["systems"].items()}
+    for name, origin in origins.items():
+        if "usage" in origin:
+            means[name]["cost"] = origin["usage"]["cost"]
     return {key: measured[key] for key in ("prompts", "samples", "gold_prompts")} | means
 
 
-def _check(systems: Mapping[str, Path], reward: Path, models: Models) -> None:
+def _check(reward: Path, models: Models) -> None:
     """Finds in the first second what would otherwise fail after all stories are written."""
-    if not systems:
-        raise InputError("no system to evaluate. Give at least one as --system NAME=ADAPTER.")
-    for name, adapter in systems.items():
-        if name in _RESERVED or not _NAME.fullmatch(name):
-            raise InputError(
-                f"--system {name}=...: a name is made of letters, digits, `_`, `.` and `-`, begins with a letter or digit, "
-                f"and is none of {', '.join(_RESERVED)}."
-            )
-        if not (adapter / "adapter_model.safetensors").is_file():
-            raise InputError(f"{adapter}: no adapter here (adapter_model.safetensors is missing). Run the step that trains it.")
-    if not (reward / "adapter_model.safetensors").is_file():
-        raise InputError(f"{reward}: no reward model here (adapter_model.safetensors is missing). Run the step that trains it.")
+    if not (reward / ADAPTER).is_file():
+        raise InputError(f"{reward}: no reward model here ({ADAPTER} is missing). Run the step that trains it.")
     for model in (models.language, models.reward, models.semantic, models.style):
         if model != STYLOMETRIC:
             resolve(model)
 
 
-def _key(name: str, adapter: Path, prompts: Sequence[Prompt], params: Params, models: Models) -> str:
-    """A name for all that a system's stories depend on."""
-    parts = [
-        name,
-        digest(adapter),
-        models.language,
-        models.tokenizer,
-        params.model_dump_json(exclude={"metrics"}),
-        *(prompt.id for prompt in prompts),
-    ]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _gold_stories(prompts: Sequence[Prompt], params: Params, models: Models) -> list[Story]:
-    tokenizer = load_tokenizer(models)
+def _gold_stories(prompts: Sequence[Prompt], params: Params, tokenizer: Any) -> list[Story]:
     stories = []
     for prompt in prompts:
         for sample, text in enumerate(gold(prompt, params)):
@@ -283,6 +269,22 @@ def _write_generations(
         kind: pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), widths[kind]) for kind, values in vectors.items()
     }
     GENERATIONS.write(path, pa.table({**columns, "reward": rewards, **arrays}), **widths)
+
+
+def _others(params: Params, origins: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What the systems of `evaluate.systems` are, for the report."""
+    rows = []
+    for name, system in params.systems.items():
+        origin = origins[name]
+        said = [f"like {system.like}" if system.like else str(origin["model"])]
+        said += [
+            str(origin[key]) for key in ("version", "revision", "base", "url", "mode") if key in origin and not system.like
+        ]
+        said += [f"{key} {value:g}" for key, value in system.sampling.given().items()]
+        if "usage" in origin:
+            said.append(f"cost {origin['usage']['cost']:.2f}")
+        rows.append((f"system {name}", ", ".join(said)))
+    return rows
 
 
 def _settings(params: Params, models: Models, truncated: Mapping[str, int], stories: int) -> list[tuple[str, str]]:

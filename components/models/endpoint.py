@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from components.contracts import InputError
-from components.params import Section
+from components.params import Section, hidden
 
 if TYPE_CHECKING:
     from openai import APIError
@@ -29,6 +29,9 @@ Message = Mapping[str, str]
 
 # A model that thinks aloud does so first; cut at the limit, it never came to the answer.
 _THINKING = re.compile(r"\A\s*<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL)
+_END_OF_THINKING = re.compile(r"\A(?:(?!<think).)*?</think(?:ing)?>", re.DOTALL)
+# What an endpoint calls its refusal where it refuses by an error.
+_REFUSALS = ("content_filter", "content_policy_violation", "moderation_blocked")
 # An upper bound of the tokens of a prompt, for the money limit: no tokenizer makes more tokens than there are bytes.
 _TOKENS_PER_BYTE = 1
 _MILLION = 1e6
@@ -51,6 +54,30 @@ class Endpoint(Section):
     money: float = Field(0.0, ge=0, description="what may be spent, in the currency of the prices; 0: no limit")
     input_price: float = Field(0.0, ge=0, description="price of a million tokens of the prompts")
     output_price: float = Field(0.0, ge=0, description="price of a million tokens of the answers, thinking included")
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _is_a_name(cls, value: Any) -> Any:
+        if isinstance(value, str) and value and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value):
+            raise hidden("the NAME of an environment variable, in capitals, belongs here, never a key itself")
+        return value
+
+    @field_validator("base_url", mode="before")
+    @classmethod
+    def _holds_no_secret(cls, value: Any) -> Any:
+        if isinstance(value, str) and not re.fullmatch(r"https?://[^\s@?#]+", value):
+            raise hidden("expected http(s)://HOST/PATH without user, password, query or fragment")
+        return value
+
+    @model_validator(mode="after")
+    def _has_prices(self) -> Endpoint:
+        if self.money and not (self.input_price or self.output_price):
+            raise ValueError("a limit of money needs `input_price` and `output_price`")
+        return self
+
+    def price(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """What so many tokens cost."""
+        return (prompt_tokens * self.input_price + completion_tokens * self.output_price) / _MILLION
 
 
 @dataclass(frozen=True)
@@ -88,8 +115,6 @@ class Chat(AbstractContextManager["Chat"]):
         from openai import OpenAI
 
         key = os.environ.get(endpoint.key, "") if endpoint.key else "none"
-        if endpoint.money and not (endpoint.input_price or endpoint.output_price):
-            raise InputError(f"{endpoint.model}: a limit of money needs `input_price` and `output_price`.")
         if not key:
             raise InputError(f"{endpoint.base_url}: no key in the environment variable {endpoint.key}. Set it or name another.")
         self._endpoint, self._key = endpoint, key
@@ -97,7 +122,7 @@ class Chat(AbstractContextManager["Chat"]):
         self._until = time.monotonic() + endpoint.minutes * 60 if endpoint.minutes else float("inf")
         self._lock = threading.Lock()
         self._known = dict(_stored(store))
-        self._spent = sum(self._price(reply) for reply in self._known.values())
+        self._spent = sum(endpoint.price(reply.prompt_tokens, reply.completion_tokens) for reply in self._known.values())
         self._reserved = 0.0
         self._file = store.open("a", encoding="utf-8")
 
@@ -137,18 +162,24 @@ class Chat(AbstractContextManager["Chat"]):
             if known := self._known.get(name):
                 return known
         most = sum(len(message["content"].encode()) for message in messages) * _TOKENS_PER_BYTE
-        worst = self._price(Reply("", "", most, max_tokens))
+        worst = self._endpoint.price(most, max_tokens)
         self._reserve(worst)
         try:
-            reply = _reply(self._client.chat.completions.create(**request))
+            completion = self._client.chat.completions.create(**request)
         except APIError as error:
-            raise InputError(f"{self._endpoint.base_url}, {self._endpoint.model}: {self._cause(error)}") from None
+            if error.code not in _REFUSALS:
+                raise InputError(f"{self._where}: {self._cause(error)}") from None
+            reply = Reply("", "refusal", 0, 0)
+        else:
+            if not getattr(completion, "choices", None):
+                raise InputError(f"{self._where}: no answer in what it sent: {self._shown(str(completion))}")
+            reply = _reply(completion, most, max_tokens)
         finally:
             with self._lock:
                 self._reserved -= worst
         with self._lock:
             self._known[name] = reply
-            self._spent += self._price(reply)
+            self._spent += self._endpoint.price(reply.prompt_tokens, reply.completion_tokens)
             self._file.write(json.dumps({"name": name, **asdict(reply)}) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -186,15 +217,18 @@ class Chat(AbstractContextManager["Chat"]):
                 )
             self._reserved += worst
 
-    def _price(self, reply: Reply) -> float:
-        of_input, of_output = self._endpoint.input_price, self._endpoint.output_price
-        return (reply.prompt_tokens * of_input + reply.completion_tokens * of_output) / _MILLION
+    @property
+    def _where(self) -> str:
+        return f"{self._endpoint.base_url}, {self._endpoint.model}"
+
+    def _shown(self, said: str) -> str:
+        """What the endpoint said, short and without the key."""
+        return re.sub(r"\s+", " ", said).replace(self._key, "***")[:300]
 
     def _cause(self, error: APIError) -> str:
-        """What the endpoint said, in a line, without the key."""
+        """An error in a line."""
         status = getattr(error, "status_code", 0)
-        said = re.sub(r"\s+", " ", error.message).replace(self._key, "***")[:300]
-        return f"{f'status {status}: ' if status else ''}{said}{_HINTS.get(status, '')}"
+        return f"{f'status {status}: ' if status else ''}{self._shown(error.message)}{_HINTS.get(status, '')}"
 
 
 def _stored(path: Path) -> Iterator[tuple[str, Reply]]:
@@ -212,17 +246,21 @@ def _stored(path: Path) -> Iterator[tuple[str, Reply]]:
         path.write_bytes(whole)
 
 
-def _reply(completion: Any) -> Reply:
+def _reply(completion: Any, most_read: int, most_written: int) -> Reply:
+    """Where the endpoint counts no tokens, there were as many as there can be."""
     choice = completion.choices[0]
     text = without_thinking(choice.message.content or "")
     refused = bool(choice.message.refusal) or choice.finish_reason == "content_filter"
     reason = "refusal" if refused else "length" if choice.finish_reason == "length" else "stop"
     usage = completion.usage
-    return Reply(
-        "" if refused else text.strip(), reason, usage.prompt_tokens if usage else 0, usage.completion_tokens if usage else 0
-    )
+    tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (most_read, most_written)
+    return Reply("" if refused else text.strip(), reason, *tokens)
 
 
 def without_thinking(text: str) -> str:
-    """The text after a model's `<think>...</think>`; nothing where the thinking has no end."""
-    return _THINKING.sub("", text, count=1).lstrip()
+    """The text after a model's `<think>...</think>`; nothing where the thinking has no end.
+
+    Some templates write the opening tag into the prompt, so that only the closing one is seen.
+    """
+    shown = _THINKING.sub("", text, count=1)
+    return (_END_OF_THINKING.sub("", shown, count=1) if shown == text else shown).lstrip()

@@ -92,8 +92,25 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) ->
 
 def context_length(models: Params) -> int:
     """The longest prompt + response allowed, in tokens: `models.max_tokens`, or the model's own context where shorter."""
-    own = getattr(_config(models).get_text_config(), "max_position_embeddings", None)
-    return min(models.max_tokens, own or models.max_tokens)
+    return min(models.max_tokens, own_context(models) or models.max_tokens)
+
+
+def own_context(models: Params) -> int | None:
+    """The longest text that the model itself can read, in tokens; None where its settings do not say."""
+    return getattr(_config(models).get_text_config(), "max_position_embeddings", None)
+
+
+def end_tokens(models: Params, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens with which the model may end what it says: those of its settings, and the tokenizer's."""
+    from transformers import GenerationConfig
+
+    folder = resolve(models.language, weights=False)
+    if (folder / "generation_config.json").is_file():
+        settings = GenerationConfig.from_pretrained(folder)
+    else:
+        settings = GenerationConfig.from_model_config(_config(models))
+    ends = settings.eos_token_id
+    return sorted({*([ends] if isinstance(ends, int) else ends or []), tokenizer.eos_token_id})
 
 
 def fits(limit: int, prompt_ids: Sequence[int], *completions: Sequence[int]) -> bool:

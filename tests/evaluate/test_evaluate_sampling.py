@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
     LogitsProcessorList,
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -16,7 +17,7 @@ from transformers import (
 )
 
 from components.evaluate.params import Params
-from components.evaluate.sampling import Sampler, candidates, draw
+from components.evaluate.sampling import candidates, draw
 
 VOCABULARY = 60
 
@@ -27,12 +28,13 @@ VOCABULARY = 60
     st.sampled_from([0.3, 1.0, 1.7]),
     st.sampled_from([0.2, 0.95, 1.0]),
     st.sampled_from([0, 1, 7, 59, 200]),
+    st.sampled_from([0.0, 0.05, 0.5]),
     st.sampled_from([1.0, 1.1, 2.0]),
 )
 def test_the_distribution_is_transformers_own(
-    seed: int, temperature: float, top_p: float, top_k: int, repetition_penalty: float
+    seed: int, temperature: float, top_p: float, top_k: int, min_p: float, repetition_penalty: float
 ) -> None:
-    params = Params(temperature=temperature, top_p=top_p, top_k=top_k, repetition_penalty=repetition_penalty)
+    params = Params(temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty)
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(3, VOCABULARY, generator=generator) * 3
     said = torch.randint(VOCABULARY, (3, 10), generator=generator)
@@ -41,6 +43,8 @@ def test_the_distribution_is_transformers_own(
         chain.insert(0, RepetitionPenaltyLogitsProcessor(repetition_penalty))
     if top_p < 1:
         chain.append(TopPLogitsWarper(top_p))
+    if min_p:
+        chain.append(MinPLogitsWarper(min_p))
     theirs = chain(said, logits.clone()).softmax(-1)
     tokens, probabilities = candidates(logits, said, params)
     ours = torch.zeros(3, VOCABULARY).scatter(1, tokens, probabilities.float())
@@ -60,16 +64,3 @@ def test_draws_at_the_ends() -> None:
     assert draw(probabilities, torch.zeros(2, dtype=torch.float64)).tolist() == [0, 1]
     nearly = torch.full((2,), float(np.nextafter(1, 0)), dtype=torch.float64)
     assert draw(probabilities, nearly).tolist() == [1, 1]
-
-
-def test_filled_up_places_are_not_penalised() -> None:
-    """The token that fills up is also the one that ends a story: to penalise it would lengthen the short prompts' stories."""
-    params = Params(temperature=1.0, top_p=1.0, top_k=0, repetition_penalty=2.0)
-    scores = torch.tensor([[1.0, 0.9, 0.0]])
-    uniforms = np.zeros((1, 1))
-    alone = Sampler(params, torch.tensor([[1]]), uniforms)(torch.tensor([[2]]), scores)
-    padded = Sampler(params, torch.tensor([[0, 0, 1]]), uniforms)(torch.tensor([[0, 0, 2]]), scores)
-    assert torch.equal(alone, padded)
-    assert alone.argmax().item() == 0
-    said = Sampler(params, torch.tensor([[1, 1, 1]]), uniforms)(torch.tensor([[0, 0, 2]]), scores)
-    assert said.argmax().item() == 1

@@ -28,6 +28,7 @@ from components.evaluate.step import run
 from components.lineage import digest
 from components.models.embedders import encode, load_embedder
 from components.models.params import Params as Models
+from components.params import ParameterError
 from pipelines.front_door import results_table
 from tests.conftest import response_rows
 from tests.evaluate.conftest import QUALITY
@@ -263,7 +264,7 @@ def test_plot(done: Path) -> None:
 
 def test_empty_stories_are_kept_and_counted(inputs: dict[str, Any], tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """A model that says nothing: no crash, no diversity."""
-    monkeypatch.setattr("components.evaluate.generate._Writer._story", _nothing)
+    monkeypatch.setattr("components.evaluate.generate._Writer.story", _nothing)
     only = {**inputs, "system": {"dpo": inputs["system"]["dpo"]}}
     outputs = {name: tmp_path / name for name in OUTPUTS}
     run(evaluate=SETTINGS, **only, **outputs)
@@ -276,11 +277,10 @@ def test_empty_stories_are_kept_and_counted(inputs: dict[str, Any], tmp_path: Pa
     assert "(empty)" in (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
 
 
-def _nothing(writer: Any, request: Any, tokens: list[int]) -> Any:
+def _nothing(writer: Any, _told: Any, prompt: Any, sample: int) -> Any:
     from components.evaluate.stories import Story
 
-    del tokens
-    return Story(writer._system, request.prompt.id, request.sample, "", 0, "stop")
+    return Story(writer._system.name, prompt.id, sample, "", 0, "stop")
 
 
 def test_a_reward_model_that_has_diverged(inputs: dict[str, Any], tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_what_is_missing_is_said_at_once(
     inputs: dict[str, Any], tmp_path: Path, monkeypatch: MonkeyPatch, change: dict[str, Any], message: str
 ) -> None:
     monkeypatch.setattr("components.evaluate.step.choose_prompts", _interrupted)
-    with pytest.raises(InputError, match=re.escape(message)):
+    with pytest.raises((InputError, ParameterError), match=re.escape(message)):
         run(evaluate=SETTINGS, **{**inputs, **change}, **{name: tmp_path / name for name in OUTPUTS})
 
 

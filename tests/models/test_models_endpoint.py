@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from components.contracts import InputError
 from components.models.endpoint import Chat, Endpoint, LimitError, without_thinking
@@ -98,7 +99,7 @@ def test_the_limit_of_money_is_never_passed(tmp_path: Path) -> None:
         with chat(server.base_url, tmp_path / "store", **limits | {"money": 1000}) as asked:
             assert len(list(asked.each(range(9), lambda nonce: asked.ask(HELLO, max_tokens=9, nonce=str(nonce))))) == 9
         assert len(server.requests) == 9 >= bought
-    with pytest.raises(InputError, match="needs `input_price`"):
+    with pytest.raises(ValidationError, match="needs `input_price`"):
         chat("http://127.0.0.1:1/v1", tmp_path / "store", money=5)
 
 
@@ -122,3 +123,32 @@ def test_not_more_at_once_than_allowed(tmp_path: Path) -> None:
 def test_without_thinking() -> None:
     assert without_thinking("No thoughts. <think>shown</think>") == "No thoughts. <think>shown</think>"
     assert without_thinking("<thinking>a</thinking>b") == "b"
+    assert without_thinking("Let me see.</think>\nA story.") == "A story."
+    assert without_thinking("They wrote <think> and </think> on a wall.") == "They wrote <think> and </think> on a wall."
+
+
+def test_a_refusal_by_error_is_an_answer(tmp_path: Path) -> None:
+    refused = {"error": {"message": "The prompt was filtered.", "code": "content_filter"}}
+    with serve(lambda _: (400, refused)) as server:
+        for _ in range(2):
+            with chat(server.base_url, tmp_path / "store", input_price=1e6) as asked:
+                assert (asked.ask(HELLO, max_tokens=9).finish_reason, asked.spent) == ("refusal", 0)
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("document", [{"error": {"message": "upstream sk-very-secret", "code": 502}}, {"choices": []}])
+def test_what_is_no_answer_is_an_error_and_not_kept(tmp_path: Path, document: dict[str, Any]) -> None:
+    with serve(lambda _: (200, document)) as server, chat(server.base_url, tmp_path / "store") as asked:
+        with pytest.raises(InputError, match="no answer in what it sent") as error:
+            asked.ask(HELLO, max_tokens=9)
+        assert "sk-very-secret" not in str(error.value)
+        assert not asked.replies
+
+
+def test_tokens_that_nobody_counted_cost_the_most_they_can(tmp_path: Path) -> None:
+    """The 16 bytes of the prompt, and all that the answer may hold."""
+    uncounted = {key: value for key, value in said("A story.").items() if key != "usage"}
+    prices = {"input_price": 1e6, "output_price": 2e6}
+    with serve(lambda _: (200, uncounted)) as server, chat(server.base_url, tmp_path / "store", **prices) as asked:
+        asked.ask(HELLO, max_tokens=9)
+        assert asked.spent == 16 + 2 * 9
