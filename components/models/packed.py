@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from components.contracts import InputError
+from components.models.adapters import fuse
+from components.models.cpu_attention import packed_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 ATTENTION = "polyphony_packed"
 # Positions whose logits are held at once: 512 x 128,000 words of bfloat16 are 125 MiB.
 _CHUNK = 512
+# Words whose probabilities are summed at once.
+_WORDS = 4096
 # Settings by which some models change their logits behind the output head.
 _LOGIT_SETTINGS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
@@ -73,6 +77,7 @@ def prepare(model: PreTrainedModel) -> None:
     # The mask lies in where the sequences begin.
     AttentionMaskInterface.register(ATTENTION, _no_mask)
     base.set_attn_implementation(ATTENTION)
+    fuse(model)
     base.forward = types.MethodType(_forward, base)
 
 
@@ -135,11 +140,12 @@ class _TokenLogps(torch.autograd.Function):
             # bfloat16 rounds logits by up to 1/16: harmless in the sum over the vocabulary, not in the one that counts.
             of_target = (h.float() * rows_of_head.float()).sum(1)
             top = logits.amax(1, keepdim=True)
-            shares = (logits - top).exp_() if head.dtype == torch.float32 else (logits.float() - top.float()).exp_()
-            total = shares.sum(1, keepdim=True)
-            logps[rows] = of_target - top[:, 0].float() - total[:, 0].log()
+            shares = logits.sub_(top).exp_()
+            # A sum in float32 of all at once would first copy them.
+            total = torch.stack([part.sum(1) for part in shares.split(_WORDS, 1)], 1).float().sum(1)
+            logps[rows] = of_target - top[:, 0].float() - total.log()
             if slopes is not None:
-                slopes[rows] = rows_of_head - shares.div_(total).to(head.dtype) @ head
+                slopes[rows] = rows_of_head - (shares @ head) / total[:, None]
         ctx.save_for_backward(slopes)
         return logps
 
@@ -189,6 +195,8 @@ def _attention(
             q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=window, enable_gqa=grouped
         )  # fmt: skip
         return out[None], None
+    if query.dtype == torch.bfloat16 and torch.is_grad_enabled() and sliding_window is None and not dropout:
+        return packed_attention(query, key, value, cu_seq_lens_q.tolist(), scaling or query.shape[-1] ** -0.5), None
     parts = []
     for start, end in itertools.pairwise(cu_seq_lens_q.tolist()):
         q, k, v = (tensor[:, :, start:end] for tensor in (query, key, value))

@@ -99,7 +99,8 @@ def measure_model(model: Any, *, four_bits: bool = False) -> Model:
 
     What a token leaves behind in a layer, in bytes, with bfloat16 (d: 2 bytes) and width h, feed-forward f, keys k: two norms
     keep their input in float32 twice (16 h less what they share: 8 h); attention keeps queries and output, keys and values
-    (2 d h + 2 d k); the gated feed-forward network three tensors (3 d f); each adapter its input, and its own hidden layer.
+    (2 d h + 2 d k); the gated feed-forward network three tensors (3 d f); each adapter its own hidden layer, and its input,
+    which those that share it keep once.
     """
     base = model.get_base_model()
     config = base.config.get_text_config()
@@ -108,7 +109,9 @@ def measure_model(model: Any, *, four_bits: bool = False) -> Model:
     heads = config.num_attention_heads
     head = getattr(config, "head_dim", None) or config.hidden_size // heads
     keys = head * (getattr(config, "num_key_value_heads", None) or heads)
-    adapters = [module for name, module in model.named_modules() if name.endswith(("lora_A.default", "lora_B.default"))]
+    adapters = {name: module for name, module in model.named_modules() if name.endswith(("lora_A.default", "lora_B.default"))}
+    hidden = sum(module.in_features for name, module in adapters.items() if name.endswith("lora_B.default"))
+    inputs = {_shared_input(name): module.in_features for name, module in adapters.items() if name.endswith("lora_A.default")}
     kept = 8 * config.hidden_size + 2 * dtype * (heads * head + keys) + 3 * dtype * config.intermediate_size
     weights, shape = sum(p.numel() for p in model.parameters()) - trained, shape_of(model)
     return Model(
@@ -119,9 +122,16 @@ def measure_model(model: Any, *, four_bits: bool = False) -> Model:
         width=config.hidden_size,
         vocabulary=config.vocab_size,
         layers=config.num_hidden_layers,
-        kept=kept + dtype * sum(module.in_features for module in adapters) // config.num_hidden_layers,
+        kept=kept + dtype * (hidden + sum(inputs.values())) // config.num_hidden_layers,
         shape=shape,
     )
+
+
+def _shared_input(adapter: str) -> str:
+    """A name of what the adapter reads: the same for those that read the same tensor."""
+    names = {"q_proj": "attention", "k_proj": "attention", "v_proj": "attention", "gate_proj": "network", "up_proj": "network"}
+    layer, name = adapter.removesuffix(".lora_A.default").rsplit(".", 1)
+    return f"{layer}.{names.get(name, name)}"
 
 
 def memory(model: Model, largest: int, *, share_of_weights: float = 1.0, checkpointing: bool = False) -> dict[str, float]:
@@ -140,8 +150,8 @@ def memory(model: Model, largest: int, *, share_of_weights: float = 1.0, checkpo
         # Weight, gradient and the two moments of Adam, in float32.
         "adapter": 16.0 * model.trained,
         "activations": activations,
-        # Logits, their float32 shares and one product under way.
-        "head": float(min(largest, _CHUNK) * model.vocabulary * (2 * model.dtype + 4)),
+        # Logits, in whose place their exponentials come.
+        "head": float(min(largest, _CHUNK) * model.vocabulary * model.dtype),
         "besides": _BESIDES,
     }
 
