@@ -6,7 +6,7 @@ real tokens per second (padding does not count), peak memory, and the ratios, al
 epochs; exits 1 where a target is missed.
 
     python benchmarks/train.py                                  # sample stories, SmolLM2-135M, LoRA r 16 on all linear layers
-    python benchmarks/train.py --stories stories.jsonl.gz       # your own
+    python benchmarks/train.py stories.jsonl.gz                 # your own
     python benchmarks/train.py --shape llama-3.1-8b             # one GPU; random weights, LoRA r 128 on q and v; no network
     python benchmarks/train.py --scaling                        # ours alone, on 1, 4 and 16 times the pairs
 """
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -101,6 +101,8 @@ def work(side: str, job: dict[str, Any]) -> dict[str, Any]:
     from components.models.packed import prepare
     from components.models.params import Params as Models
     from components.reference.step import _batches, _logps
+    from components.train.batches import Batches, divide
+    from components.train.outlook import count_tokens
     from components.train.trainer import DiversifiedDPOTrainer
 
     cuda = torch.cuda.is_available()
@@ -126,12 +128,22 @@ def work(side: str, job: dict[str, Any]) -> dict[str, Any]:
             return SequentialSampler(self.train_dataset)
 
     class Ours(DiversifiedDPOTrainer):
-        def _get_train_sampler(self, *_: Any) -> Any:
-            return SequentialSampler(self.train_dataset)
+        def get_train_dataloader(self) -> Batches:
+            size, lengths = job["batch_size"], self._lengths
+            starts = range(0, len(lengths), size)
+            steps = [divide(lengths[start : start + size], self._tokens_per_pass, 1)[0] for start in starts]
+            passes = [[[start + place for place in one] for one in step] for start, step in zip(starts, steps, strict=True)]
+            return Batches(self.train_dataset, cast(Any, InOrder(passes)), type(self).collate)
+
+    class InOrder(list[Any]):
+        """As TRL's side: the pairs as they come."""
+
+        def set_epoch(self, epoch: int) -> None:
+            pass
 
     arguments = {
         "per_device_train_batch_size": job["batch_size"],
-        "gradient_checkpointing": job["checkpointing"],
+        "activation_checkpointing": job["checkpointing"],
         "num_train_epochs": 1,
         "learning_rate": 1e-5,
         "lr_scheduler_type": "constant",
@@ -166,8 +178,15 @@ def work(side: str, job: dict[str, Any]) -> dict[str, Any]:
                 | {"chosen_id": str(i)}
                 for i, pair in enumerate(pairs)
             ]
-            args = DPOConfig(output_dir=folder, **arguments)
-            trainer = Ours(model, args=args, train_dataset=Dataset.from_list(rows), processing_class=load_tokenizer(Models()))
+            dataset = Dataset.from_list(rows)
+            trainer = Ours(
+                model,
+                args=DPOConfig(output_dir=folder, **arguments),
+                train_dataset=dataset,
+                processing_class=load_tokenizer(Models()),
+                lengths=count_tokens(dataset).examples.tolist(),
+                tokens_per_pass=job["tokens_per_pass"],
+            )
         trainer.add_callback(Clock())
         trainer.train()
     memory = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -244,11 +263,12 @@ def scaling(job: dict[str, Any]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stories", type=Path, default=Path("data/sample/stories.jsonl"))
-    parser.add_argument("--pairs", type=int, default=24)
+    parser.add_argument("stories", type=Path, nargs="?", default=Path("data/sample/stories.jsonl"))
+    parser.add_argument("--pairs", type=int, help="default: 16; of --scaling, the smallest number: 4")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--max-tokens", type=int, default=1024)
     parser.add_argument("--shape", choices=SHAPES)
+    parser.add_argument("--tokens-per-pass", type=int, default=2048, help="ours: train.tokens_per_pass")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, for both")
     parser.add_argument("--scaling", action="store_true", help="ours alone, on 1, 4 and 16 times the pairs")
     parser.add_argument("--work", nargs=2, metavar=("SIDE", "FILE"), help=argparse.SUPPRESS)
@@ -259,11 +279,12 @@ def main() -> int:
         Path(f"{file}.{side}").write_text(json.dumps(work(side, job)), encoding="utf-8")
         return 0
     job = {
-        "pairs": make_pairs(given.stories, given.pairs, given.max_tokens, 0),
+        "pairs": make_pairs(given.stories, given.pairs or (4 if given.scaling else 16), given.max_tokens, 0),
         "batch_size": given.batch_size,
         "max_tokens": given.max_tokens,
         "shape": given.shape,
         "checkpointing": given.checkpointing,
+        "tokens_per_pass": given.tokens_per_pass,
     }
     if given.scaling:
         scaling(job)
