@@ -163,7 +163,21 @@ class Step:
     def _members(
         self, collection: str, entries: Sequence[tuple[str, Path]], sections: Mapping[str, Section]
     ) -> Iterator[tuple[str, Path]]:
-        """A collection's keys and paths, with folders opened."""
+        """A collection's keys and paths, with folders opened.
+
+        Raises:
+            ParameterError: if a key is there twice: the second must not silently take the place of the first.
+        """
+        seen: set[str] = set()
+        for key, path in self._opened(collection, entries, sections):
+            if key in seen:
+                raise ParameterError(f"{_flag(collection)} {key}=...: given twice. Give each its own name.")
+            seen.add(key)
+            yield key, path
+
+    def _opened(
+        self, collection: str, entries: Sequence[tuple[str, Path]], sections: Mapping[str, Section]
+    ) -> Iterator[tuple[str, Path]]:
         for key, path in entries:
             if key:
                 yield key, path

@@ -27,6 +27,21 @@ class ParameterError(Exception):
     """The parameters are at fault. The message lists every mistake and, for an unknown name, the nearest known one."""
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which PyYAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        _unlike([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        return super().construct_mapping(node, deep)
+
+
+def _unlike(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ParameterError(f"the parameters name twice in one place: {', '.join(twice)}. Keep one of each.")
+    return dict(pairs)
+
+
 def hidden(message: str) -> PydanticCustomError:
     """A mistake in a value that may be a secret: it is told without the value."""
     return PydanticCustomError(_HIDDEN, "{message}", {"message": message})
@@ -66,10 +81,10 @@ def parse(text: str, where: str) -> dict[str, Any]:
     """
     try:
         # JSON is not all YAML to PyYAML, which reads the pair of escapes of one character as two.
-        document = json.loads(text)
+        document = json.loads(text, object_pairs_hook=_unlike)
     except ValueError:
         try:
-            document = yaml.safe_load(text)
+            document = yaml.load(text, _Loader)  # noqa: S506 - one of the safe ones
         except yaml.YAMLError as error:
             raise ParameterError(f"{where}: not readable as YAML: {error}") from None
     if not isinstance(document, dict):

@@ -103,6 +103,11 @@ def test_a_wrong_call_ends_with_2(call: Call, words: list[str], capsys: pytest.C
     assert "usage: python -m components.sketch" in capsys.readouterr().err
 
 
+def test_a_key_given_twice_is_an_error(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--colour", "x=red", "--colour", "x=old") == 2
+    assert "--colour x=...: given twice" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("missing", ["--params", "--old-picture", "--tool", "--picture"])
 def test_what_is_needed_is_asked_for(missing: str, capsys: pytest.CaptureFixture[str]) -> None:
     given = {"--params": "p", "--old-picture": "o", "--tool": "pen", "--picture": "q"}

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from components.params import SECTIONS, ParameterError, Section, load
+from components.params import SECTIONS, ParameterError, Section, load, parse
 from components.weight.params import Params as Weight
 
 
@@ -146,3 +146,9 @@ def test_a_typing_error_is_told_with_the_name_that_was_meant(path: str, data: st
     with tempfile.TemporaryDirectory() as folder:
         told = refused(write(Path(folder), document))
     assert f"{'.'.join([*parents, typed])}: unknown parameter; did you mean {name!r}?" in told
+
+
+@pytest.mark.parametrize("text", ["weight: {floor: 0.1, seed: 1, floor: 0.2}", '{"weight": {"floor": 0.1, "floor": 0.2}}'])
+def test_a_parameter_that_is_there_twice(text: str) -> None:
+    with pytest.raises(ParameterError, match="twice in one place: floor"):
+        parse(text, "params.yaml")

@@ -1,7 +1,8 @@
-"""A platform of the tests' own, on PostgreSQL and on S3 that fails when told to."""
+"""A platform of the tests' own, on PostgreSQL and on S3 that fails when told to; all tests share it."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
-from pipelines import platform
-from pipelines.platform.processes import answers, free_port
+from pipelines.platform import Platform, postgres
 from tests.platform.proxy import Proxy
 
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -24,6 +23,8 @@ KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEF
 @pytest.fixture(scope="session")
 def reachable() -> Iterator[Path]:
     """A folder that every user can enter, which pytest's are not: PostgreSQL does not run as root."""
+    if not os.environ.get("CI") and not postgres.installed():
+        pytest.skip("PostgreSQL is not installed")
     folder = Path(tempfile.mkdtemp(prefix="polyphony-"))
     folder.chmod(0o711)
     yield folder
@@ -33,6 +34,8 @@ def reachable() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Proxy]:
     """S3 with the bucket `mlflow`, behind a proxy."""
+    from pipelines.platform.processes import answers, free_port
+
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -47,14 +50,18 @@ def s3() -> Iterator[Proxy]:
 
 def client(s3: Proxy) -> Any:
     """A client of what is behind the proxy."""
+    import boto3
+
     return boto3.client(
         "s3", endpoint_url=s3.target, region_name="us-east-1", aws_access_key_id="tests", aws_secret_access_key="tests"
     )
 
 
 @pytest.fixture(scope="session")
-def trial(reachable: Path, s3: Proxy) -> Iterator[platform.Platform]:
+def trial(reachable: Path, s3: Proxy) -> Iterator[Platform]:
     """A platform on PostgreSQL and S3."""
+    from pipelines import platform
+
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**KEYS, "MLFLOW_S3_ENDPOINT_URL": s3.uri, "AWS_MAX_ATTEMPTS": "2"}.items():
             patch.setenv(name, value)
@@ -63,7 +70,7 @@ def trial(reachable: Path, s3: Proxy) -> Iterator[platform.Platform]:
 
 
 @pytest.fixture(scope="session")
-def mlflow(trial: platform.Platform) -> Iterator[Proxy]:
+def mlflow(trial: Platform) -> Iterator[Proxy]:
     """That platform's MLflow, behind a proxy."""
     with Proxy(trial.uri).running() as proxy:
         yield proxy

@@ -1,0 +1,74 @@
+"""The tests of registration once more, on a server with PostgreSQL and S3."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2 import sql
+
+from pipelines.platform import Platform
+from tests.register.conftest import COMMIT, Pipeline
+
+# Collected here they use the fixture of this module.
+from tests.register.test_register_step import *  # noqa: F403
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("pipeline")]
+
+
+@pytest.fixture(scope="session")
+def database(trial: Platform) -> Iterator[Any]:
+    """A cursor of the server's database."""
+    with psycopg2.connect(trial.database.replace("+psycopg2", ""), passfile=trial.password_file) as connection:
+        connection.autocommit = True
+        yield connection.cursor()
+
+
+@pytest.fixture(scope="session")
+def recorded_there(
+    trial: Platform, database: Any, adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Pipeline, list[str]]:
+    """The pipeline's artifacts, its runs in copies of the tables that are not empty, and the names of all tables."""
+    folder = tmp_path_factory.mktemp("pipeline-there")
+    made = Pipeline(adapter)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", trial.uri)
+        patch.setenv("POLYPHONY_COMMIT", COMMIT)
+        made.write()
+        made.record()
+    database.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    tables = [name for (name,) in database.fetchall()]
+    database.execute("CREATE SCHEMA kept")
+    for name in tables:
+        database.execute(sql.SQL("CREATE TABLE kept.{0} AS TABLE public.{0}").format(sql.Identifier(name)))
+        if not database.rowcount:
+            database.execute(sql.SQL("DROP TABLE kept.{}").format(sql.Identifier(name)))
+    return folder, made, tables
+
+
+@pytest.fixture
+def pipeline(
+    recorded_there: tuple[Path, Pipeline, list[str]],
+    trial: Platform,
+    database: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Pipeline:
+    """As the fixture of that name on files: every test finds the runs as they were recorded, and no model."""
+    folder, made, tables = recorded_there
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    names = [sql.Identifier("public", name) for name in tables]
+    # No foreign keys are looked at meanwhile.
+    restore = [sql.SQL("SET LOCAL session_replication_role = replica; TRUNCATE {}").format(sql.SQL(", ").join(names))]
+    database.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'kept'")
+    kept = [sql.Identifier(name) for (name,) in database.fetchall()]
+    restore += [sql.SQL("INSERT INTO public.{0} TABLE kept.{0}").format(name) for name in kept]
+    database.execute(sql.SQL("BEGIN; {}; COMMIT").format(sql.SQL("; ").join(restore)))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", trial.uri)
+    monkeypatch.setenv("POLYPHONY_COMMIT", COMMIT)
+    return Pipeline(made.adapter, dict(made.runs))
