@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from components.contracts import InputError
 from components.register.patience import patiently
 
 if TYPE_CHECKING:
@@ -108,8 +107,6 @@ class Ledger:
         Raises:
             LostError: if another move came first.
         """
-        if not move.reason.strip():
-            raise InputError("a reason is needed, and stays with the history.")
         token = uuid.uuid4().hex
         self._append(move, token)
         moves = self.all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger("polyphony")
+# Names that an alias may have here: what MLflow reserves is none, nor is the one that registration moves.
+_ALIAS = re.compile(r"(?!(?:latest|candidate|v\d+)$)[A-Za-z][\w-]{0,99}", re.ASCII | re.IGNORECASE)
+# What MLflow's databases keep of a description.
+_LONGEST_REASON = 2000
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def promote(
         InputError: if there is no such version, it is the champion already, something speaks against it, or another move of
             the alias came first.
     """
-    ledger = Ledger(client, model, alias)
+    ledger = _ledger(client, model, alias, reason)
     known, before = _state(client, ledger, model)
     find(client, f"{model}/{number}")
     if before == number:
@@ -133,13 +138,21 @@ def rollback(client: MlflowClient, model: str, alias: str, reason: str) -> Move:
     Raises:
         InputError: if there was none, it was deleted, or another move of the alias came first.
     """
-    ledger = Ledger(client, model, alias)
+    ledger = _ledger(client, model, alias, reason)
     known, before = _state(client, ledger, model)
     to = previous(ledger.moves(), before)
     if not to:
         raise InputError(f"{model}: nothing was the {alias} before {f'version {before}' if before else 'now'}.")
     find(client, f"{model}/{to}")
     return _make(ledger, Move(ROLLBACK, to, before, known, reason))
+
+
+def _ledger(client: MlflowClient, model: str, alias: str, reason: str) -> Ledger:
+    if not _ALIAS.fullmatch(alias):
+        raise InputError(f"{alias!r} is no alias to promote to: a letter, then letters, digits, `_` and `-`; not `candidate`.")
+    if not 0 < len(reason.strip()) <= _LONGEST_REASON:
+        raise InputError(f"a reason is needed, of at most {_LONGEST_REASON} characters; it stays with the history.")
+    return Ledger(client, model, alias)
 
 
 def _state(client: MlflowClient, ledger: Ledger, model: str) -> tuple[int, str]:

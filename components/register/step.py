@@ -85,7 +85,7 @@ def run(*, register: Params, model: Path, evaluation: Path, version: Path) -> di
         "record": record,
     }
     with atomic(version) as partial:
-        partial.write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return {"passed": int(verdict.passed), "version": int(registered.version)}
 
 

@@ -178,12 +178,16 @@ def test_code_that_is_not_known(
         (["--version", "9"], "has no such version"),
         (["--version", "1", "--model", "nothing"], "has no such model"),
         (["--version", "latest"], "names no version"),
+        (["--version", "1", "--to", "candidate"], "is no alias to promote to"),
+        (["--version", "1", "--to", "v1"], "is no alias to promote to"),
+        (["--version", "1", "--reason", "r" * 2001], "at most 2000 characters"),
     ],
 )
 def test_what_is_not_there(versions: list[str], words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     del versions
     assert polyphony("promote", "--model", NAME, "--reason", "r", "--yes", *words) == 1
     assert told in capsys.readouterr().err
+    assert [model.name for model in tracking_client().search_registered_models()] == [NAME]
 
 
 def test_the_champion_is_not_promoted_again(versions: list[str], capsys: pytest.CaptureFixture[str]) -> None:

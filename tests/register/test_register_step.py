@@ -19,6 +19,7 @@ from components.contracts import InputError
 from components.lineage import digest, step_run, tracking_client
 from components.register.__main__ import STEP
 from components.register.params import Params
+from components.register.record import tags
 from components.register.step import run
 from tests.register.conftest import COMMIT, WARNING, Pipeline, measurements
 
@@ -288,9 +289,16 @@ def test_command_line(pipeline: Pipeline) -> None:
     params = Path("params.yaml")
     params.write_text("register: {}\n", encoding="utf-8")
     flags = ["--model", "ddpo", "--evaluation", "evaluation", "--version", "out/version.json", "--metrics", "metrics.json"]
+    flags += ["--card", "card.md"]
     assert STEP.main(["--params", str(params), *flags]) == 0
     assert json.loads(Path("metrics.json").read_text(encoding="utf-8")) == {"passed": 1, "version": 1}
     assert json.loads(Path("out/version.json").read_text(encoding="utf-8"))["status"] == "candidate"
+    # Kubeflow's page is the card, of the same record as the registry's tags.
+    page = Path("card.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {NAME} version 1: candidate\n") and "it **passed**" in page and "plane.png" not in page
+    record = json.loads((downloaded() / "record.json").read_text(encoding="utf-8"))
+    assert record == json.loads(Path("out/version.json").read_text(encoding="utf-8"))["record"]
+    assert tags(record).items() <= versions()[0].tags.items()
     # The run of the registration holds the artifacts, and is recorded like any other.
     [version] = versions()
     assert version.run_id not in pipeline.runs.values()
