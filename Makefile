@@ -42,8 +42,9 @@ format: setup ## format the code
 	ruff format .
 	ruff check --fix .
 
-bench: setup ## the benchmarks: deviation weights, training against TRL
+bench: setup ## the benchmarks: deviation weights, generation, training against TRL
 	python benchmarks/deviation.py
+	python benchmarks/generate.py
 	python benchmarks/train.py
 
 mlflow: setup ## the MLflow UI on the runs and models of this folder
