@@ -106,12 +106,13 @@ def _checked(cluster: str, *, release: bool) -> str:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from pipelines.cluster import Cluster
+    from pipelines.cluster import Cluster, Retries
     from pipelines.local import run
 
     inputs = given_inputs(arguments.input, arguments.overrides)
     # One training at a time: they would share this machine's memory.
-    if not run(Cluster(parallel=1), inputs, arguments.runner, arguments.root, arguments.mount):
+    here = Cluster(parallel=1, retries=Retries(first_wait="1s"))
+    if not run(here, inputs, arguments.runner, arguments.root, arguments.mount):
         return 1
     print(f"Outputs: {max(arguments.root.glob('polyphony-*'))}")
     return 0

@@ -19,6 +19,7 @@ from typing import Any
 
 from kfp import local
 from kfp.local import docker_task_handler, io, status, subprocess_task_handler
+from kfp.local.orchestrator import task_spec_utils
 
 from components.contracts import InputError
 from components.provenance import ENGINE, ENGINE_RUN, IMAGE
@@ -88,12 +89,16 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _loops() -> Iterator[None]:
-    """Has loops go over a list that a task made, under any name: kfp.local finds it only where the output is called Output."""
-    before = io.IOStore.get_parent_input
+    """Mends two faults of kfp.local's loops.
+
+    It finds the list that a task made only where that output is called Output; and whatever else a loop takes from a task's
+    output, it replaces by the loop's item.
+    """
+    find_before, iterate_before = io.IOStore.get_parent_input, task_spec_utils.create_parameter_loop_iteration_task_spec
 
     def find(store: io.IOStore, key: str) -> Any:
         try:
-            return before(store, key)
+            return find_before(store, key)
         except ValueError:
             for task, outputs in store._task_output_data.items():
                 for name, value in outputs.items():
@@ -101,11 +106,20 @@ def _loops() -> Iterator[None]:
                         return value
             raise
 
+    def iterate(loop: Any, item: Any, name: str) -> Any:
+        iteration = iterate_before(loop, item, name)
+        for key, taken in loop.inputs.parameters.items():
+            if taken.HasField("task_output_parameter"):
+                iteration.inputs.parameters[key].CopyFrom(taken)
+        return iteration
+
     io.IOStore.get_parent_input = find
+    task_spec_utils.create_parameter_loop_iteration_task_spec = iterate
     try:
         yield
     finally:
-        io.IOStore.get_parent_input = before
+        io.IOStore.get_parent_input = find_before
+        task_spec_utils.create_parameter_loop_iteration_task_spec = iterate_before
 
 
 @contextmanager

@@ -17,10 +17,11 @@ from pipelines.cluster import Cluster
 WRITE = """
 import json, pathlib, sys
 from components import kubeflow
-*_, path, text = [word for word in sys.argv[1:] if not word.startswith('--executor-input')]
+*words, path, text = [word for word in sys.argv[1:] if not word.startswith('--executor-input')]
 path = pathlib.Path(path)
 path.parent.mkdir(parents=True, exist_ok=True)
 if text in ('dpo', 'ddpo'):
+    assert words == ['kept'], words
     path.mkdir()
     path = path / 'training.json'
     text = json.dumps({'objective': text})
@@ -38,13 +39,19 @@ pathlib.Path(path).write_text('\\n'.join(word for word in words if word.startswi
 
 
 @dsl.container_component
+def decide(word: dsl.OutputPath(str)) -> dsl.ContainerSpec:  # type: ignore[valid-type]
+    return dsl.ContainerSpec(image="x", command=["python", "-c", WRITE], args=[f"{word}", "kept"])
+
+
+@dsl.container_component
 def choose(names: dsl.OutputPath(list)) -> dsl.ContainerSpec:  # type: ignore[valid-type]
     return dsl.ContainerSpec(image="x", command=["python", "-c", WRITE], args=[f"{names}", '["dpo", "ddpo"]'])
 
 
 @dsl.container_component
-def learn(name: str, model: Output[Artifact]) -> dsl.ContainerSpec:
-    return dsl.ContainerSpec(image="x", command=["python", "-c", WRITE], args=[EXECUTOR_INPUT, f"{model.path}", f"{name}"])
+def learn(name: str, word: str, model: Output[Artifact]) -> dsl.ContainerSpec:
+    words = [f"{word}", EXECUTOR_INPUT, f"{model.path}", f"{name}"]
+    return dsl.ContainerSpec(image="x", command=["python", "-c", WRITE], args=words)
 
 
 @dsl.container_component
@@ -69,9 +76,9 @@ def test_a_loop_and_what_comes_after_it(tmp_path: Path, monkeypatch: pytest.Monk
         @dsl.pipeline(name="loops")
         def loops(target: str) -> None:
             with dsl.ExitHandler(end()):
-                names = choose().outputs["names"]
+                names, word = choose().outputs["names"], decide().outputs["word"]
                 with dsl.ParallelFor(names, parallelism=1) as name:
-                    learned = learn(name=name)
+                    learned = learn(name=name, word=word)
                 compare(names=names, target=target, models=dsl.Collected(learned.outputs["model"]))
 
         return loops
