@@ -7,6 +7,18 @@ Everything listens on 127.0.0.1. Runs and models lie in PostgreSQL, artifacts in
 the server hands artifacts out itself.
 """
 
-from pipelines.platform.services import Platform, start, status, stop
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.platform.services import Platform, start, status, stop
 
 __all__ = ["Platform", "start", "status", "stop"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what is asked for when it is: the command line lists its commands without."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pipelines.platform import services
+
+    return getattr(services, name)
