@@ -43,7 +43,7 @@ class Experiment:
     @property
     def settings(self) -> list[str]:
         """The experiment's parameters, as `dvc exp run -S` takes them."""
-        values = {**self.parameters, "evaluate.objectives": f"[{','.join(self.methods)}]"}
+        values = {**self.parameters, "train.objectives": f"[{','.join(self.methods)}]"}
         return [f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in values.items()]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluate.catalogue import ARROWS, BY_KEY, METRICS
-from pipelines import ancestry, command, presets, registry, study
+from pipelines import ablations, ancestry, command, presets, registry, study
 from pipelines.platform import command as platform
 
 # Metrics of the table; with their intervals, more do not fit into 120 columns. All others are shown by `--all`.
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results.add_argument("--all", action="store_true", help="also the means of all metrics, and what they mean")
     results.set_defaults(main=_results)
     # Each module adds its commands, and to each what runs it (`main`); heavy imports wait until one runs.
-    for module in (command, presets, study, platform, registry, ancestry):
+    for module in (command, presets, study, platform, registry, ancestry, ablations):
         module.add_to(commands)
     arguments = parser.parse_args(argv)
     return arguments.main(arguments)
