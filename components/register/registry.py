@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from components.register.patience import patiently
 
 if TYPE_CHECKING:
     from mlflow import ActiveRun, MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 log = logging.getLogger("polyphony")
@@ -27,6 +29,7 @@ MODEL, EVALUATION = "model", "evaluation"
 ARTIFACT, FILES = "artifact.digest", "files"
 # The tag by which a version is found again.
 _KEY = "content"
+_DAY = 24 * 3600
 
 
 def register(
@@ -53,6 +56,8 @@ def register(
     """
     patiently(f"making the model {name!r}", lambda: _create_model(client, name))
     if not _versions(client, name, key):
+        # So that the next finds what this one may leave.
+        patiently("marking the run", lambda: client.set_tag(_run().info.run_id, _KEY, key))
         _upload(client, folders)
         patiently("creating the version", lambda: _create_version(client, name, key, {**tags, _KEY: key}, description))
     version, *twins = _versions(client, name, key)
@@ -61,6 +66,8 @@ def register(
     if candidate:
         alias = partial(client.set_registered_model_alias, name, CANDIDATE, version.version)
         patiently(f"naming version {version.version} the {CANDIDATE}", alias)
+    for run in patiently("looking for earlier tries", partial(_given_up, client, key)):
+        _clear(run, folders)
     return patiently("reading the version", lambda: client.get_model_version(name, version.version))
 
 
@@ -94,6 +101,31 @@ def _create_version(client: MlflowClient, name: str, key: str, tags: dict[str, s
     if not _versions(client, name, key):
         info = _run().info
         client.create_model_version(name, f"{info.artifact_uri}/{MODEL}", info.run_id, tags=tags, description=description)
+
+
+def _given_up(client: MlflowClient, key: str) -> list[Run]:
+    """Runs that stored this content for a version that they never made: failed ones, and those of a day ago without an end,
+    which were killed."""
+    here, yesterday = _run().info, (time.time() - _DAY) * 1000
+    found = client.search_runs([here.experiment_id], f"tags.{_KEY} = '{key}'", max_results=100)
+    return [
+        run
+        for run in found
+        if (run.info.status in ("FAILED", "KILLED") or (run.info.status == "RUNNING" and run.info.start_time < yesterday))
+        and run.info.run_id != here.run_id
+        and not client.search_model_versions(f"run_id = '{run.info.run_id}'")
+    ]
+
+
+def _clear(run: Run, places: Iterable[str]) -> None:
+    """Removes what a run stored, where this account may: nothing refers to it."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    try:
+        for place in places:
+            get_artifact_repository(run.info.artifact_uri).delete_artifacts(place)
+    except (MlflowException, OSError) as error:
+        log.info("what run %s stored of a version that it never made stays there (%s)", run.info.run_id, short(error))
 
 
 def _run() -> ActiveRun:

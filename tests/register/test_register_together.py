@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -85,3 +86,24 @@ def test_a_twin_that_was_left_behind_is_removed(folder: Path) -> None:
         assert once(folder, "same") == "1"
     kept = {int(version.version) for version in client.search_model_versions(f"name = '{NAME}'")}
     assert kept == {1, 3}, "what has an alias stays: someone uses it"
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED", "RUNNING", "FINISHED"])
+def test_what_a_failed_try_stored_is_removed_by_the_next(folder: Path, monkeypatch: pytest.MonkeyPatch, status: str) -> None:
+    client = tracking_client()
+    # An old one: since a day nobody has heard of it.
+    when = int((time.time() - 2 * 24 * 3600) * 1000)
+    tried = client.create_run("0", start_time=when).info
+    with monkeypatch.context() as patch, mlflow.start_run(tried.run_id):
+        patch.setattr(registry, "_create_version", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            once(folder, "same")
+    client.update_run(tried.run_id, status)
+    assert client.list_artifacts(tried.run_id, "model")
+    with mlflow.start_run(experiment_id="0"):
+        assert once(folder, "other") == "1"
+        assert client.list_artifacts(tried.run_id, "model"), "it is of another content"
+        assert once(folder, "same") == "2"
+    assert bool(client.list_artifacts(tried.run_id, "model")) == (status == "FINISHED")
+    for version in client.search_model_versions(f"name = '{NAME}'"):
+        assert client.list_artifacts(version.run_id, "model")
