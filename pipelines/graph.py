@@ -22,7 +22,7 @@ from components.weight.component import weight
 from pipelines.cluster import Cluster
 
 # Where the images keep the working folder (images/Dockerfile).
-_CHECKPOINTS, _HUB = "/polyphony/.work/train", "/polyphony/.hub"
+_CHECKPOINTS, _HUB = "/polyphony/.work", "/polyphony/.hub"
 
 
 def pipeline(cluster: Cluster) -> Any:

@@ -30,6 +30,7 @@ from components.models.embedders import encode, load_embedder
 from components.models.params import Params as Models
 from components.params import ParameterError
 from pipelines.front_door import results_table
+from tests.chat_server import said, serve
 from tests.conftest import response_rows
 from tests.evaluate.conftest import QUALITY
 
@@ -332,6 +333,37 @@ def test_what_is_missing_is_said_at_once(
     monkeypatch.setattr("components.evaluate.step.choose_prompts", _interrupted)
     with pytest.raises((InputError, ParameterError), match=re.escape(message)):
         run(evaluate=SETTINGS, **{**inputs, **change}, **{name: tmp_path / name for name in OUTPUTS})
+
+
+def test_systems_beside_the_pipeline_s_own(inputs: dict[str, Any], tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """A trained one, the base model, a sweep and an endpoint in one run; what they are and cost is in metrics and report."""
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    answers = iter(range(1000))
+    with serve(lambda _: (200, said(f"A story of {next(answers)} words."))) as server:
+        endpoint = {"base_url": server.base_url, "model": "far", "input_price": 1.0, "output_price": 2.0}
+        systems = {
+            "base": {},
+            "hot": {"like": "dpo", "sampling": {"temperature": 2.0, "max_new_tokens": 5}},
+            "far": {"endpoint": endpoint, "mode": "iterative", "sampling": {"temperature": 0.5}},
+        }
+        params = Params.model_validate(SETTINGS.model_dump() | {"systems": systems})
+        only = {**inputs, "system": {"dpo": inputs["system"]["dpo"]}}
+        metrics = run(evaluate=params, **only, **{name: tmp_path / name for name in OUTPUTS})
+        assert len(server.requests) == 9
+    measured = json.loads((tmp_path / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    assert list(measured["systems"]) == list(measured["stories"]) == ["dpo", "base", "hot", "far", "gold"]
+    assert {name: origin["model"] for name, origin in measured["origins"].items()} == {
+        "dpo": inputs["models"].language,
+        "base": inputs["models"].language,
+        "hot": inputs["models"].language,
+        "far": "far",
+    }
+    assert measured["origins"]["far"]["sampling"] == {"temperature": 0.5}
+    assert measured["origins"]["far"]["usage"]["answers"] == 9
+    assert metrics["far"]["cost"] == pytest.approx(9 * (10 + 2 * 5) / 1e6)
+    table = GENERATIONS.read(tmp_path / "generations").to_pylist()
+    assert max(row["tokens"] for row in table if row["system"] == "hot") <= 5
+    assert "iterative" in (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
 
 
 def test_command_line(inputs: dict[str, Any], tmp_path: Path, write_params: Callable[..., Path]) -> None:
