@@ -33,8 +33,8 @@ RAW = "raw"
 CONSUMED, PRODUCED, STORED = "consumed.", "produced.", "stored."
 # The parameters as they were given, as JSON: all that a parameter file must say to have the step do the same.
 PARAMETERS = "parameters"
-# Look-ups that a tracking server is asked for at once.
-_AT_ONCE = 8
+# Look-ups that a tracking server is asked for at once, and runs that each brings at most.
+_AT_ONCE, _NEWEST = 8, 5
 
 # Seconds that a step which fails or is told to stop gives MLflow.
 _LEAVING = 5
@@ -339,11 +339,12 @@ def trace(name: str, digest: str, records: Records | None = None, *, gaps: bool 
 
 
 class MlflowRecords:
-    """Records in a tracking store, through MLflow; each is asked for once."""
+    """Records in a tracking store, through MLflow; for each digest it is asked once, as a rule."""
 
     def __init__(self, client: MlflowClient) -> None:
         self._client = client
-        self._known: dict[Wanted, Record | None] = {}
+        # The last makers of a digest, the last first.
+        self._known: dict[str, list[Record]] = {}
         self._experiments: list[str] = []
         token = None
         while token != "":
@@ -352,21 +353,28 @@ class MlflowRecords:
             token = page.token or ""
 
     def makers(self, wanted: Collection[Wanted]) -> dict[Wanted, Record | None]:
-        asked = [one for one in wanted if one not in self._known]
+        asked = sorted({digest for digest, _ in wanted} - self._known.keys())
         if self._client.tracking_uri.startswith("http"):
             with ThreadPoolExecutor(_AT_ONCE) as pool:
-                self._known |= zip(asked, pool.map(lambda one: self._maker(*one), asked), strict=True)
+                self._known |= zip(asked, pool.map(self._makers, asked), strict=True)
         else:
-            self._known |= {one: self._maker(*one) for one in asked}
-        return {one: self._known[one] for one in wanted}
+            self._known |= {digest: self._makers(digest) for digest in asked}
+        return {one: self._maker(*one) for one in wanted}
 
     def _maker(self, digest: str, before: int | None) -> Record | None:
+        known = self._known[digest]
+        earlier = [record for record in known if before is None or record.started < before]
+        if not earlier and len(known) == _NEWEST:
+            earlier = self._makers(digest, f" AND attributes.start_time < {before}")
+        found = earlier or known
+        return found[0] if found else None
+
+    def _makers(self, digest: str, condition: str = "") -> list[Record]:
         # The key of a tag is the first part of the table's primary key; this reads the rows of one digest.
-        produced = f"tags.`{PRODUCED}{digest}` LIKE '%' AND attributes.status = 'FINISHED'"
-        earlier = [f"{produced} AND attributes.start_time < {before}"] if before is not None else []
-        for condition in (*earlier, produced):
-            latest = ["attributes.start_time DESC"]
-            if runs := self._client.search_runs(self._experiments, condition, max_results=1, order_by=latest):
-                run = runs[0]
-                return Record(run.info.run_id, run.info.start_time, run.data.tags, run.data.params)
-        return None
+        found = self._client.search_runs(
+            self._experiments,
+            f"tags.`{PRODUCED}{digest}` LIKE '%' AND attributes.status = 'FINISHED'{condition}",
+            max_results=_NEWEST,
+            order_by=["attributes.start_time DESC"],
+        )
+        return [Record(run.info.run_id, run.info.start_time, run.data.tags, run.data.params) for run in found]

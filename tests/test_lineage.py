@@ -170,6 +170,16 @@ def test_the_run_before_the_reader_is_the_one() -> None:
 
 
 @pytest.mark.usefixtures("store")
+def test_the_maker_of_long_ago_is_found_behind_many_later_ones() -> None:
+    do("ingest", {RAW: "older"}, {"responses": "r"})
+    first = do("ingest", {RAW: "raw"}, {"responses": "r"})
+    do("embed", {"responses": "r"}, {"embeddings": "e"})
+    for number in range(7):
+        do("ingest", {RAW: f"later {number}"}, {"responses": "r"})
+    assert trace("embeddings", of("e")).inputs[0].run_id == first
+
+
+@pytest.mark.usefixtures("store")
 def test_a_maker_recorded_after_its_reader_is_better_than_none() -> None:
     do("embed", {"responses": "r"}, {"embeddings": "e"})
     later = do("ingest", {RAW: "raw"}, {"responses": "r"})
