@@ -15,7 +15,7 @@ UTILISATION = 0.4
 # Positions whose logits are held at once, see components/models/packed.py.
 _CHUNK = 512
 # What activations take beyond what is kept of them: short-lived copies, gaps between them. Measured on a CPU.
-_SLACK = 1.5
+_SLACK = 1.25
 # What a process holds besides, in bytes: Python, the libraries, the context of a GPU.
 _BESIDES = 0.8e9
 

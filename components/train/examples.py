@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 from tqdm import tqdm
 
-from components.contracts import DEVIATIONS, PAIRS, REFERENCE, RESPONSES, InputError
+from components.contracts import DEVIATIONS, PAIRS, REFERENCE, RESPONSES, InputError, atomic
 from components.models.language import fits, token_ids
 from components.models.packed import pack
 
@@ -102,6 +104,24 @@ def weighted_pairs(
             }
 
     return reader.examples(rows(), _PAIRS)
+
+
+def read_once(read: Callable[[], Examples], file: Path) -> Examples:
+    """What `read` returns, called by the first process of a training alone; the others find it in `file`, which they share."""
+    if os.environ["RANK"] == "0":
+        examples = read()
+        counts = {"rejected": str(examples.rejected), "rejected_tokens": str(examples.rejected_tokens)}
+        table = examples.dataset.data.table.replace_schema_metadata(counts)
+        with atomic(file) as partial, pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    # Not a barrier, which gives up after some minutes. Where the first process fails, the launcher ends all.
+    while not file.exists():
+        time.sleep(0.1)
+    from datasets import Dataset
+
+    table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+    found = table.schema.metadata
+    return Examples(Dataset(table.replace_schema_metadata()), int(found[b"rejected"]), int(found[b"rejected_tokens"]))
 
 
 def require_made_by(reference: Path, wanted: Mapping[str, str]) -> None:

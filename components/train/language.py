@@ -18,12 +18,13 @@ from components.models.params import Params as Models
 from components.train import trainer as trainers
 from components.train.artifact import save_adapter, save_tokenizer
 from components.train.estimate import measure_data
-from components.train.examples import Examples, require_made_by, stories, weighted_pairs
+from components.train.examples import Examples, read_once, require_made_by, stories, weighted_pairs
 from components.train.fit import fit
 from components.train.objectives import OBJECTIVES
 from components.train.outlook import announce, check_room, count_tokens, less_memory, lora, plan_model
 from components.train.params import Optimisation, Orpo, Params, Preference
 from components.train.throughput import MEASURED
+from components.train.worker import EXAMPLES
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -58,12 +59,15 @@ def train_language(
     arguments = _arguments(train, models, settings, work)
     tokenizer = load_tokenizer(models)
     limit = context_length(models)
-    if objective == "sft":
-        examples = stories(inputs["responses"], tokenizer, limit)
-    else:
-        if "reference" in inputs:
-            require_made_by(inputs["reference"], {"sft": digest(inputs["sft"]), **identity(models, tokenizer)})
-        examples = weighted_pairs(inputs["pairs"], inputs.get("reference"), inputs.get("deviations"), tokenizer, limit)
+    if "reference" in inputs:
+        require_made_by(inputs["reference"], {"sft": digest(inputs["sft"]), **identity(models, tokenizer)})
+
+    def read() -> Examples:
+        if objective == "sft":
+            return stories(inputs["responses"], tokenizer, limit)
+        return weighted_pairs(inputs["pairs"], inputs.get("reference"), inputs.get("deviations"), tokenizer, limit)
+
+    examples = read_once(read, work / EXAMPLES) if train.processes > 1 else read()
     lengths = count_tokens(examples.dataset)
     data = measure_data(lengths, settings.batch_size, train.tokens_per_pass)
     announce(planned, data, settings, train)

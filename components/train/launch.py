@@ -20,7 +20,7 @@ from components.contracts import InputError, atomic
 from components.models.params import Params as Models
 from components.train.checkpoints import STOPPED
 from components.train.params import Params
-from components.train.worker import ERROR, JOB, RECORD
+from components.train.worker import ERROR, EXAMPLES, JOB, RECORD
 
 
 def check(train: Params) -> None:
@@ -50,9 +50,10 @@ def train_by_many(
     for name, content in ((JOB, task), ("accelerate.json", _configuration(train.processes))):
         with atomic(work / name) as partial:
             partial.write_text(json.dumps(content), encoding="utf-8")
-    (work / ERROR).unlink(missing_ok=True)
+    for left in (ERROR, EXAMPLES):
+        (work / left).unlink(missing_ok=True)
     folder.mkdir(exist_ok=True)
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(work / "accelerate.json")]
+    launcher = [sys.executable, "-m", "components.train.launcher", "--config_file", str(work / "accelerate.json")]
     process = subprocess.Popen(
         [*launcher, "--module", "components.train.worker", str(work / JOB)],
         env=os.environ | _environment(train.processes),

@@ -9,8 +9,8 @@ import sys
 import threading
 from pathlib import Path
 
-# In the work folder: what is to be done, and the message of an error that is the input's.
-JOB, ERROR = "job.json", "error.txt"
+# In the work folder: what is to be done, the message of an error that is the input's, and the examples for all to read.
+JOB, ERROR, EXAMPLES = "job.json", "error.txt", "examples.arrow"
 # Begins a line that holds measurements, as in JSON text sequences (RFC 7464).
 RECORD = "\x1e"
 
