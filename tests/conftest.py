@@ -144,3 +144,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path
     folder = workspace.make(tmp_path_factory.mktemp("finished"), tiny_model)
     workspace.dvc(folder, "repro")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side, the tests of a file stay in one process, and so do all that look at the finished workspace."""
+    for item in items:
+        shared = "finished" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("finished" if shared else item.nodeid.partition("::")[0]))
