@@ -139,7 +139,9 @@ def _alike(name: str, original: Local | Remote, sampling: Sampling, params: Para
     """Another system by the same model: what of the sampling is not its own is the original's."""
     own = original.params.sampled(sampling)
     if isinstance(original, Local):
-        return replace(original, name=name, params=own)
+        # Without the digest: sampled otherwise, it is not what was registered under that.
+        origin = {"model": original.origin["model"], "like": original.name, "sampling": sampling.given()}
+        return replace(original, name=name, params=own, origin=origin)
     merged = Sampling(**original.sampling.given() | sampling.given())
     return replace(original, name=name, sampling=merged, params=params.sampled(merged))
 

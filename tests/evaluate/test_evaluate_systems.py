@@ -153,6 +153,7 @@ def test_sweeps(models: Models, adapters: dict[str, Path], monkeypatch: pytest.M
     )
     hot = made["hot"]
     assert (hot.adapter, hot.identity) == (made["dpo"].adapter, made["dpo"].identity)
+    assert hot.origin == {"model": models.language, "like": "dpo", "sampling": {"temperature": 1.5, "min_p": 0.1}}
     assert (hot.params.temperature, hot.params.min_p, hot.params.top_k) == (1.5, 0.1, 7)
     assert made["dpo"].params.min_p == 0
     assert isinstance(made["api-hot"], Remote)
