@@ -25,7 +25,7 @@ from components.train.checkpoints import STOPPED
 from components.train.launch import hear, job
 from components.train.nodes import Settings, processes_of_a_node
 from components.train.params import Params
-from components.train.worker import ERROR, JOB
+from components.train.worker import ERROR, EXAMPLES, JOB
 
 if TYPE_CHECKING:
     from kubeflow.trainer import TrainerClient
@@ -59,7 +59,8 @@ def train_on_nodes(
     made.mkdir()
     with atomic(work / JOB) as partial:
         partial.write_text(json.dumps(job(objective, train, models, shared, made, work, watched=False)), encoding="utf-8")
-    (work / ERROR).unlink(missing_ok=True)
+    for left in (ERROR, EXAMPLES):
+        (work / left).unlink(missing_ok=True)
     name = f"polyphony-{work.name.replace('_', '-')}"
     with _answers(given), _ending_at_sigterm():
         client = _client(given)
