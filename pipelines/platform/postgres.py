@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -79,15 +80,21 @@ def create_database(folder: Path, port: int, name: str) -> None:
         connection.close()
 
 
+def installed() -> bool:
+    return bool(shutil.which("postgres") or _places())
+
+
+def _places() -> list[Path]:
+    """Folders with its programs outside PATH, the latest version last."""
+    found = [folder for place in _PLACES for folder in Path("/").glob(place[1:]) if (folder / "postgres").exists()]
+    return sorted(found, key=lambda folder: int(re.sub(r"\D", "", str(folder))))
+
+
 def _binaries() -> Path:
-    if found := shutil.which("postgres"):
-        return Path(found).resolve().parent
-    places = [folder for place in _PLACES for folder in Path("/").glob(place[1:]) if (folder / "postgres").exists()]
-    if not places:
+    if not installed():
         raise InputError(_MISSING)
-    return max(
-        places, key=lambda folder: [int(part) for part in "".join(c if c.isdigit() else " " for c in str(folder)).split()]
-    )
+    known = shutil.which("postgres")
+    return Path(known).resolve().parent if known else _places()[-1]
 
 
 def _user() -> str | None:

@@ -16,7 +16,7 @@ from components.contracts import InputError
 from pipelines import platform
 from pipelines.platform import postgres, processes
 from pipelines.platform.processes import Server, free_port
-from tests.platform.conftest import client as s3_client
+from tests.platform.fixtures import client as s3_client
 from tests.platform.proxy import Proxy
 
 
@@ -103,7 +103,7 @@ def test_without_postgresql_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch
         platform.start(tmp_path / "platform")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts PostgreSQL as another user")
+@pytest.mark.skipif(os.geteuid() != 0 or not postgres.installed(), reason="only root starts PostgreSQL as another user")
 def test_a_folder_that_postgresql_cannot_enter(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)

@@ -15,7 +15,20 @@ from pipelines.platform import Platform
 from tests.register.conftest import COMMIT, Pipeline
 
 # Collected here they use the fixture of this module.
-from tests.register.test_register_step import *  # noqa: F403
+from tests.register.test_register_step import (  # noqa: F401
+    test_a_broken_lineage_is_refused,
+    test_a_changed_artifact_is_refused,
+    test_a_model_that_fails_is_registered_as_rejected,
+    test_a_model_that_passes_becomes_the_candidate,
+    test_a_rejected_version_leaves_the_candidate,
+    test_command_line,
+    test_digests_are_those_of_the_files,
+    test_killed_and_run_again_it_is_one_complete_version,
+    test_killed_before_the_version_is_told,
+    test_registered_twice_it_is_one_version,
+    test_the_registered_folder_is_the_model_with_its_card_and_lineage,
+    test_what_differs_is_another_version,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("pipeline")]
 
