@@ -95,11 +95,19 @@ class Ledger:
         return str(version) if version is not None else ""
 
     def recover(self) -> Move | None:
-        """Settles a move that was interrupted, and returns it; None where there is none."""
+        """Settles a move that was interrupted, and returns it; None where there is none, or none that could be settled."""
+        from mlflow.exceptions import MlflowException
+
         moves = self.moves()
         if not moves or moves[-1].settled:
             return None
-        return self.settle(moves[-1])
+        try:
+            return self.settle(moves[-1])
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self._client.set_model_version_tag(self.name, str(moves[-1].number), _VOID, "its version was deleted")
+            return None
 
     def make(self, move: Move) -> Move:
         """Appends the move and moves the alias.
@@ -160,8 +168,8 @@ class Ledger:
                 raise
 
 
-def previous(moves: Sequence[Move], now: str) -> str:
-    """The version that a rollback goes to: the champion before the one that serves; empty where there was none.
+def earlier(moves: Sequence[Move], now: str) -> list[str]:
+    """The versions that a rollback goes to: the champions before the one that serves, the last at first.
 
     Args:
         now: the version that the alias points to; moved by other hands, it lies above the last one of the history.
@@ -177,7 +185,7 @@ def previous(moves: Sequence[Move], now: str) -> str:
             held.append(move.version)
     if held[-1:] != [now]:
         held.append(now)
-    return held[-2] if len(held) > 1 else ""
+    return held[-2::-1]
 
 
 def caller() -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from components.champion.comparison import DifferentSetsError, Side, baseline, differences, measured, own, sides
-from components.champion.ledger import PROMOTION, ROLLBACK, Ledger, LostError, Move, previous
+from components.champion.ledger import PROMOTION, ROLLBACK, Ledger, LostError, Move, earlier
 from components.champion.tables import aligned, spread
 from components.champion.versions import Version, find, opened
 from components.contracts import InputError
@@ -136,15 +136,18 @@ def rollback(client: MlflowClient, model: str, alias: str, reason: str) -> Move:
     """Has `alias` point to the version before the one that it points to now.
 
     Raises:
-        InputError: if there was none, it was deleted, or another move of the alias came first.
+        InputError: if there was none that is still there, or another move of the alias came first.
     """
     ledger = _ledger(client, model, alias, reason)
     known, before = _state(client, ledger, model)
-    to = previous(ledger.moves(), before)
-    if not to:
-        raise InputError(f"{model}: nothing was the {alias} before {f'version {before}' if before else 'now'}.")
-    find(client, f"{model}/{to}")
-    return _make(ledger, Move(ROLLBACK, to, before, known, reason))
+    for to in earlier(ledger.moves(), before):
+        try:
+            find(client, f"{model}/{to}")
+        except InputError as error:
+            log.warning("not to version %s: %s", to, error)
+        else:
+            return _make(ledger, Move(ROLLBACK, to, before, known, reason))
+    raise InputError(f"{model}: nothing that is still there was the {alias} before {f'version {before}' if before else 'now'}.")
 
 
 def _ledger(client: MlflowClient, model: str, alias: str, reason: str) -> Ledger:

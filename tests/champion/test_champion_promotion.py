@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.champion.ledger import Ledger
+from components.champion.ledger import PROMOTION, Ledger, Move
 from components.lineage import tracking_client
 from tests.champion.conftest import NAME, better, polyphony, register, retrain
 from tests.register.conftest import Pipeline, measurements
@@ -112,7 +112,7 @@ def test_rollback_goes_back_one_after_another(versions: list[str], capsys: pytes
     assert rollback() == 0
     assert champion() == versions[0]
     assert rollback() == 1
-    assert "nothing was the champion before version 1" in capsys.readouterr().err
+    assert "was the champion before version 1" in capsys.readouterr().err
     assert [move["kind"] for move in history(capsys)] == ["promotion"] * 3 + ["rollback"] * 2
     assert history(capsys)[3]["reason"] == "too wild"
     # And on again: what was rolled back can come back.
@@ -218,6 +218,22 @@ def test_interrupted_it_is_finished_by_the_next(
     assert [move["before"] for move in history(capsys)] == ["", versions[0], versions[1]]
     assert all(move["settled"] for move in history(capsys))
     assert champion() == versions[2]
+
+
+def test_a_champion_that_was_deleted(versions: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for number in versions:
+        promote(number, "--yes")
+    client = tracking_client()
+    client.delete_model_version(NAME, versions[1])
+    assert rollback() == 0
+    assert champion() == versions[0]
+    # A move that was interrupted, and whose version is gone, counts for nothing.
+    ledger = Ledger(client, NAME, "champion")
+    ledger._append(Move(PROMOTION, versions[2], versions[0], ledger.moves()[-1].number, "lost"), "token")
+    client.delete_model_version(NAME, versions[2])
+    assert rollback() == 1
+    assert champion() == versions[0]
+    assert history(capsys)[-1]["void"] == "its version was deleted"
 
 
 def test_a_move_deleted_from_the_history_is_missed(versions: list[str], capsys: pytest.CaptureFixture[str]) -> None:
