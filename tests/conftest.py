@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from components.contracts import RESPONSES, content_id
-from tests.platform.fixtures import mlflow, reachable, s3, trial
+from tests.platform.fixtures import mlflow_proxy, reachable, s3_proxy, trial
 
-__all__ = ["mlflow", "reachable", "s3", "trial"]
+__all__ = ["mlflow_proxy", "reachable", "s3_proxy", "trial"]
 
 WORDS = (
     "the lamp sea night keeper ship letter door garden snow machine river clock stone bird voice train winter "

@@ -32,7 +32,7 @@ def reachable() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[Proxy]:
+def s3_proxy() -> Iterator[Proxy]:
     """S3 with the bucket `mlflow`, behind a proxy."""
     from pipelines.platform.processes import answers, free_port
 
@@ -48,29 +48,29 @@ def s3() -> Iterator[Proxy]:
         process.terminate()
 
 
-def client(s3: Proxy) -> Any:
+def client(proxy: Proxy) -> Any:
     """A client of what is behind the proxy."""
     import boto3
 
     return boto3.client(
-        "s3", endpoint_url=s3.target, region_name="us-east-1", aws_access_key_id="tests", aws_secret_access_key="tests"
+        "s3", endpoint_url=proxy.target, region_name="us-east-1", aws_access_key_id="tests", aws_secret_access_key="tests"
     )
 
 
 @pytest.fixture(scope="session")
-def trial(reachable: Path, s3: Proxy) -> Iterator[Platform]:
+def trial(reachable: Path, s3_proxy: Proxy) -> Iterator[Platform]:
     """A platform on PostgreSQL and S3."""
     from pipelines import platform
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**KEYS, "MLFLOW_S3_ENDPOINT_URL": s3.uri, "AWS_MAX_ATTEMPTS": "2"}.items():
+        for name, value in {**KEYS, "MLFLOW_S3_ENDPOINT_URL": s3_proxy.uri, "AWS_MAX_ATTEMPTS": "2"}.items():
             patch.setenv(name, value)
         with platform.start(reachable / "trial", artifacts="s3://mlflow", workers=2) as running:
             yield running
 
 
 @pytest.fixture(scope="session")
-def mlflow(trial: Platform) -> Iterator[Proxy]:
+def mlflow_proxy(trial: Platform) -> Iterator[Proxy]:
     """That platform's MLflow, behind a proxy."""
     with Proxy(trial.uri).running() as proxy:
         yield proxy

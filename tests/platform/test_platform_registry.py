@@ -35,16 +35,16 @@ UPLOAD, VERSION, ALIAS = (
 
 
 @pytest.fixture
-def name(mlflow: Proxy, s3: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def name(mlflow_proxy: Proxy, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A name of its own for the test's model; clients go through the proxies, and lose patience soon."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_proxy.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     monkeypatch.setattr(patience, "PAUSES", (0.2, 2.0))
     monkeypatch.setattr(patience, "WHOLE", 60.0)
     yield f"model-{uuid.uuid4().hex[:8]}"
-    mlflow.reset()
-    s3.reset()
+    mlflow_proxy.reset()
+    s3_proxy.reset()
 
 
 @pytest.fixture
@@ -77,22 +77,22 @@ def nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 5])
-def test_s3_fails_for_a_while(name: str, folder: Path, s3: Proxy, number: int) -> None:
-    s3.before = first(number, FAIL, "PUT")
+def test_s3_fails_for_a_while(name: str, folder: Path, s3_proxy: Proxy, number: int) -> None:
+    s3_proxy.before = first(number, FAIL, "PUT")
     assert do(name, folder) == "1"
     whole(name, folder)
 
 
 @pytest.mark.parametrize("fate", [FAIL, HANG])
-def test_s3_fails_for_good(name: str, folder: Path, s3: Proxy, fate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s3_fails_for_good(name: str, folder: Path, s3_proxy: Proxy, fate: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "WHOLE", 1.0)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    s3.before = first(10_000, fate, "PUT")
+    s3_proxy.before = first(10_000, fate, "PUT")
     with pytest.raises(InputError, match=r"MLflow or its storage failed while storing the model, .* run it again") as told:
         do(name, folder)
     assert "\n" not in str(told.value)
     nothing(name)
-    s3.reset()
+    s3_proxy.reset()
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     assert do(name, folder) == "1"
     whole(name, folder)
@@ -117,7 +117,9 @@ def meanwhile(proxy: Proxy, at: str, action: Callable[[], None]) -> threading.Th
 
 @pytest.mark.parametrize("server", ["postgresql", "mlflow"])
 @pytest.mark.parametrize("at", [UPLOAD, VERSION])
-def test_a_server_restarts(name: str, folder: Path, mlflow: Proxy, trial: platform.Platform, server: str, at: str) -> None:
+def test_a_server_restarts(
+    name: str, folder: Path, mlflow_proxy: Proxy, trial: platform.Platform, server: str, at: str
+) -> None:
     def restart() -> None:
         killed = services.server(trial.folder, server)
         os.kill(killed.pid, signal.SIGKILL)
@@ -128,7 +130,7 @@ def test_a_server_restarts(name: str, folder: Path, mlflow: Proxy, trial: platfo
                 patch.delenv(variable)
             platform.start(trial.folder, artifacts="s3://mlflow")
 
-    thread = meanwhile(mlflow, at, restart)
+    thread = meanwhile(mlflow_proxy, at, restart)
     assert do(name, folder) == "1"
     thread.join()
     whole(name, folder)
@@ -144,7 +146,7 @@ do(sys.argv[1], Path(sys.argv[2]))
 
 @pytest.mark.parametrize("at", [UPLOAD, VERSION, ALIAS])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_killed(name: str, folder: Path, mlflow: Proxy, at: str, when: str) -> None:
+def test_killed(name: str, folder: Path, mlflow_proxy: Proxy, at: str, when: str) -> None:
     """SIGKILL before the server gets a request, and after it has answered."""
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, name, str(folder)], cwd=Path(__file__).parents[2])
 
@@ -156,11 +158,11 @@ def test_killed(name: str, folder: Path, mlflow: Proxy, at: str, when: str) -> N
         return "pass"
 
     if when == "before":
-        mlflow.before = kill
+        mlflow_proxy.before = kill
     else:
-        mlflow.after = lambda request: (kill(request), None)[1]
+        mlflow_proxy.after = lambda request: (kill(request), None)[1]
     assert process.wait(120) == -signal.SIGKILL
-    mlflow.reset()
+    mlflow_proxy.reset()
     if (at, when) in ((UPLOAD, "before"), (UPLOAD, "after"), (VERSION, "before")):
         nothing(name)
     assert do(name, folder) == "1"

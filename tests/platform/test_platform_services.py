@@ -21,13 +21,13 @@ from tests.platform.proxy import Proxy
 
 
 @pytest.mark.slow
-def test_artifacts_lie_in_s3_and_runs_in_postgresql(trial: platform.Platform, s3: Proxy, tmp_path: Path) -> None:
+def test_artifacts_lie_in_s3_and_runs_in_postgresql(trial: platform.Platform, s3_proxy: Proxy, tmp_path: Path) -> None:
     client = MlflowClient(trial.uri)
     run = client.create_run(client.create_experiment("platform"))
     (tmp_path / "story.txt").write_text("Once.", encoding="utf-8")
     client.log_artifact(run.info.run_id, str(tmp_path / "story.txt"))
     assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
-    kept = [item["Key"] for item in s3_client(s3).list_objects_v2(Bucket="mlflow")["Contents"]]
+    kept = [item["Key"] for item in s3_client(s3_proxy).list_objects_v2(Bucket="mlflow")["Contents"]]
     assert any(run.info.run_id in key and key.endswith("story.txt") for key in kept)
     with psycopg2.connect(trial.database.replace("+psycopg2", ""), passfile=trial.password_file) as connection:
         cursor = connection.cursor()
