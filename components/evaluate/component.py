@@ -9,7 +9,7 @@ from components.kubeflow import EXECUTOR_INPUT, MODEL
 @dsl.container_component
 def evaluate(
     params: str,
-    objectives: list,  # type: ignore[type-arg]
+    objectives: list,
     responses: Input[Dataset],
     reward: Input[Model],
     sft: Input[Model],
