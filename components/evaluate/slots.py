@@ -246,9 +246,10 @@ class Slots:
         """Draws the next token of each of the rows; returns the sequences that end with it, whose rows are then free."""
         stories = [self._rows[row] for row in rows]
         uniforms = self._uniforms[list(rows), [len(told.tokens) for told in stories if told]]
-        longest = max(told.length + 1 for told in stories if told)
-        tokens, probabilities = candidates(logits, self._said[list(rows), :longest], self._params)
+        lengths = [told.length + 1 for told in stories if told]
+        tokens, probabilities = candidates(logits, self._said[list(rows), : max(lengths)], self._params)
         picked = tokens.gather(1, draw(probabilities, uniforms.to(self._device))[:, None])[:, 0]
+        self._said[list(rows), lengths] = picked
         ended = []
         for row, told, token in zip(rows, stories, picked.tolist(), strict=True):
             assert told is not None  # noqa: S101
@@ -256,7 +257,6 @@ class Slots:
                 told.ended = True
             else:
                 told.tokens.append(token)
-                self._said[row, told.length] = token
             if told.ended or len(told.tokens) == told.request.room:
                 self._rows[row] = None
                 ended.append(told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tqdm import tqdm
+from transformers import GenerationConfig
 
 from components.contracts import InputError
 from components.evaluate.asking import Told, store, stories_in, write_remote
@@ -248,12 +250,16 @@ def test_a_small_model_behind_an_endpoint(tiny_model: Path, models: Models) -> N
 
 @pytest.mark.slow
 def test_transformers_serve(tiny_model: Path, models: Models) -> None:
-    """The same model behind the server that Transformers brings."""
+    """The same model behind the server that Transformers brings, which samples where the checkpoint says so."""
+    served = shutil.copytree(tiny_model, Path("served").resolve())
+    defaults = GenerationConfig.from_pretrained(served)
+    defaults.update(do_sample=True)
+    defaults.save_pretrained(served)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     program = Path(sys.executable).with_name("transformers")
-    command = [program, "serve", str(tiny_model), "--host", "127.0.0.1", "--port", str(port)]
+    command = [program, "serve", str(served), "--host", "127.0.0.1", "--port", str(port)]
     with Path("serve.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             while True:
@@ -261,12 +267,10 @@ def test_transformers_serve(tiny_model: Path, models: Models) -> None:
                 with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=60):
                     break
                 time.sleep(0.2)
-            system = remote(
-                f"http://127.0.0.1:{port}/v1", models, model=str(tiny_model), sampling={"temperature": 1.0}, samples=2
-            )
+            system = remote(f"http://127.0.0.1:{port}/v1", models, model=str(served), sampling={"temperature": 1.0}, samples=2)
             stories, usage = write(system, models)
         finally:
             process.kill()
-    assert len(stories) == 6 and any(story.tokens for story in stories)
+    assert len({story.text for story in stories}) > 3
     assert {story.finish_reason for story in stories} <= {"stop", "length"}
     assert usage["answers"] == 6 and usage["tokens_written"] >= 6
