@@ -235,7 +235,7 @@ def report(results: dict[str, dict[str, Any]], job: dict[str, Any]) -> bool:
         print(f"MFU {used / peak:.1%} (4 N FLOP a token; peak {peak / 1e12:.0f} TFLOP/s)")
     # Of a story, bfloat16 leaves the log-probability to half a nat, on either side: at beta 0.1 some 0.03 of one pair's loss.
     apart = np.array(ours["losses"]) - np.array(trl["losses"])
-    print(f"difference of the losses: {abs(apart.mean()):.4f} in the mean, {np.abs(apart).max():.4f} in the step that differs most")
+    print(f"difference of the losses: {abs(apart.mean()):.4f} in the mean, of a step {np.abs(apart).max():.4f} at most")
     return bool(speed >= wanted_speed and memory <= wanted_memory and abs(apart.mean()) < 0.02)
 
 
