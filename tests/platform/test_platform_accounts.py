@@ -83,6 +83,7 @@ def test_a_trainer_registers_and_a_promoter_promotes(act_as: Act) -> None:
     act_as("promoter").create_registered_model(f"{NAME}@champion")
     refused(lambda: act_as("trainer").create_model_version(f"{NAME}@champion", f"models:/{NAME}/1"))
     act_as("promoter").create_model_version(f"{NAME}@champion", f"models:/{NAME}/1")
+    trainer = act_as("trainer")
     refused(lambda: trainer.delete_run(run.info.run_id))
     assert trainer.get_model_version_by_alias(NAME, "champion").version == "1"
     assert trainer.get_model_version_by_alias(NAME, "candidate").version == "2"
