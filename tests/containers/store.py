@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from typing import Any
 import boto3
 import requests
 from moto.server import ThreadedMotoServer
+
+from tests.e2e import workspace
 
 _BUCKET = "stories"
 _ANYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
@@ -83,7 +84,7 @@ class Store:
             "git -c user.name=t -c user.email=t@example.org commit --quiet --message stories",
         )
         for command in commands:
-            subprocess.run(command.split(), cwd=folder, env=os.environ | self.credentials, check=True)
+            subprocess.run(command.split(), cwd=folder, env=workspace.environment() | self.credentials, check=True)
         shutil.rmtree(folder / ".dvc" / "cache")
         (folder / file.name).unlink()
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True).stdout

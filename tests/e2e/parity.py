@@ -31,7 +31,7 @@ ARTIFACTS = {
 # Stage of dvc.yaml -> task.
 TASKS = {
     **{name: name for name in ("ingest", "validate", "weight", "validate-weights", "train-reward", "train-sft", "reference")},
-    "embed": "for-loop-1-iteration-0/embed",
+    "embed": "for-loop-2-iteration-0/embed",
     "train-dpo": "for-loop-3-iteration-0/train-preference",
     "train-ddpo": "for-loop-3-iteration-1/train-preference",
     "evaluate": "evaluate",

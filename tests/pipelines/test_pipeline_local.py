@@ -11,25 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from components.lineage import digest
-from tests.e2e import workspace
-
-# Stage of dvc.yaml and output -> task and artifact; what is left out tells of runs or of times.
-SAME = {
-    "artifacts/responses.parquet": "ingest/responses",
-    "artifacts/rejects.parquet": "ingest/rejects",
-    "artifacts/validation/responses": "validate/validation",
-    "artifacts/embeddings.parquet": "gather/embeddings",
-    "artifacts/deviations.parquet": "weight/deviations",
-    "artifacts/pairs.parquet": "weight/pairs",
-    "artifacts/weight_report": "weight/report",
-    "artifacts/validation/weights": "validate-weights/validation",
-    "artifacts/models/reward": "train-reward/model",
-    "artifacts/models/sft": "train-sft/model",
-    "artifacts/reference.parquet": "reference/reference",
-    "artifacts/models/dpo": "for-loop-3-iteration-0/train-preference/model",
-    "artifacts/models/ddpo": "for-loop-3-iteration-1/train-preference/model",
-    "artifacts/generations.parquet": "evaluate/generations",
-}
+from tests.e2e import parity, workspace
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -43,12 +25,16 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_same_digests_as_with_dvc(tmp_path: Path, finished: Path) -> None:
+def test_the_same_as_with_dvc(tmp_path: Path, finished: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "workspace", ignore=shutil.ignore_patterns("artifacts", "mlflow.db"))
-    done = run(folder, "--root", "runs", "--input", "embed_shards=3")
+    done = run(folder, "--root", "runs")
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     (made,) = (folder / "runs").iterdir()
-    found = {path: digest(made / place) for path, place in SAME.items()}
+    found = parity.digests_of_tasks(made)
+    assert found == parity.digests_of_stages(finished)
+    assert parity.metrics_of_tasks(made) == parity.metrics_of_stages(finished)
+    model = found["artifacts/models/ddpo"]
+    assert parity.lineage(f"sqlite:///{folder}/mlflow.db", model) == parity.lineage(f"sqlite:///{finished}/mlflow.db", model)
     assert (made / "validate" / "data_docs").read_text(encoding="utf-8").startswith("<!doctype html>")
     told = json.loads((made / "ingest" / "executor_output.json").read_text(encoding="utf-8"))["artifacts"]
     assert told["metrics"]["artifacts"][0]["metadata"]["responses"] == 24
@@ -58,18 +44,17 @@ def test_the_same_digests_as_with_dvc(tmp_path: Path, finished: Path) -> None:
     assert store.get_model_version(version["name"], str(version["version"])).tags["data.digest"] == digest(
         folder / "stories.jsonl"
     )
-    lock = workspace.locked(finished)
-    assert {path: lock[path] for path in SAME} == found
 
 
 @pytest.mark.slow
-def test_other_objectives_side_by_side(tmp_path: Path, tiny_model: Path) -> None:
-    """All of them are evaluated together, and the one asked for is registered."""
+def test_other_objectives_side_by_side(tmp_path: Path, tiny_model: Path, finished: Path) -> None:
+    """All of them are evaluated together, and the one asked for is registered; shards of embeddings become what one makes."""
     folder = workspace.make(tmp_path / "workspace", tiny_model)
-    words = ["--input", 'objectives=["dorpo", "dpo", "orpo"]', "--input", "registered=dorpo"]
-    done = run(folder, "--root", "runs", *words)
+    inputs = ('objectives=["dorpo", "dpo", "orpo"]', "registered=dorpo", "embed_shards=3")
+    done = run(folder, "--root", "runs", *(word for setting in inputs for word in ("--input", setting)))
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     (made,) = (folder / "runs").iterdir()
+    assert digest(made / "gather" / "embeddings") == workspace.locked(finished)["artifacts/embeddings.parquet"]
     measured = json.loads((made / "evaluate" / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     assert list(measured["systems"]) == ["sft", "dorpo", "dpo", "orpo", "gold"]
     (model,) = (place for place in made.glob("for-loop-3-*/train-preference/model") if objective(place) == "dorpo")
