@@ -145,7 +145,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path
     from tests.e2e import workspace
 
     folder = workspace.make(tmp_path_factory.mktemp("finished"), tiny_model)
-    workspace.dvc(folder, "repro")
+    with pytest.MonkeyPatch.context() as patch:
+        # MLflow passes on to other processes what a test before told it in this one.
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        workspace.dvc(folder, "repro")
     return folder
 
 

@@ -91,6 +91,8 @@ def test_a_twin_that_was_left_behind_is_removed(folder: Path) -> None:
 @pytest.mark.parametrize("status", ["FAILED", "KILLED", "RUNNING", "FINISHED"])
 def test_what_a_failed_try_stored_is_removed_by_the_next(folder: Path, monkeypatch: pytest.MonkeyPatch, status: str) -> None:
     client = tracking_client()
+    # A test before may have chosen another experiment for this process.
+    mlflow.set_experiment(experiment_id="0")
     # An old one: since a day nobody has heard of it.
     when = int((time.time() - 2 * 24 * 3600) * 1000)
     tried = client.create_run("0", start_time=when).info
