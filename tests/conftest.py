@@ -153,7 +153,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side, the tests of a file stay in one process, and so do all that look at the finished workspace."""
+    """Side by side, the tests of a file stay in one process; so do all in containers, and all on the finished workspace."""
     for item in items:
-        shared = "finished" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("finished" if shared else item.nodeid.partition("::")[0]))
+        file = item.nodeid.partition("::")[0]
+        group = "finished" if "finished" in getattr(item, "fixturenames", ()) else file
+        item.add_marker(pytest.mark.xdist_group("containers" if file.startswith("tests/containers/") else group))
