@@ -152,9 +152,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path
     return folder
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side, the tests of a file stay in one process; so do all in containers, and all on the finished workspace."""
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        group = "finished" if "finished" in getattr(item, "fixturenames", ()) else file
-        item.add_marker(pytest.mark.xdist_group("containers" if file.startswith("tests/containers/") else group))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Side by side, the tests of a file stay in one process; so do all in containers, and all on the finished workspace.
+
+    pytest-xdist reads the marks before a conftest's `pytest_collection_modifyitems` could set them.
+    """
+    file = item.nodeid.partition("::")[0]
+    group = "finished" if "finished" in getattr(item, "fixturenames", ()) else file
+    item.add_marker(pytest.mark.xdist_group("containers" if file.startswith("tests/containers/") else group))
