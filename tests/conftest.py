@@ -150,13 +150,3 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         workspace.dvc(folder, "repro")
     return folder
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Side by side, the tests of a file stay in one process; so do all in containers, and all on the finished workspace.
-
-    pytest-xdist reads the marks before a conftest's `pytest_collection_modifyitems` could set them.
-    """
-    file = item.nodeid.partition("::")[0]
-    group = "finished" if "finished" in getattr(item, "fixturenames", ()) else file
-    item.add_marker(pytest.mark.xdist_group("containers" if file.startswith("tests/containers/") else group))
