@@ -30,8 +30,7 @@ class Experiment:
     Attributes:
         name: as DVC knows it.
         at: its place on the figure's axis.
-        objectives: what it trains and compares.
-        methods: objective -> the line of the figure that it belongs to.
+        methods: what it trains and compares: objective -> the line of the figure that it belongs to.
         parameters: what it sets, beside the objectives.
     """
 
