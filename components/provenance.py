@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -21,7 +22,7 @@ _NOT_CODE = (":!dvc.lock", ":!metrics", ":!params.yaml")
 # Packages that read, compute or write what the artifacts hold.
 _PACKAGES = (
     *("accelerate", "datasets", "dvc", "gguf", "great-expectations", "mlflow", "mlflow-skinny", "numpy", "pandas", "peft"),
-    *("pyarrow", "safetensors", "scipy", "sentence-transformers", "tokenizers", "torch", "transformers", "trl"),
+    *("pyarrow", "safetensors", "scipy", "sentence-transformers", "tokenizers", "torch", "transformers", "trl", "vllm"),
 )
 
 
@@ -45,6 +46,14 @@ def packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def code_digest(*places: str) -> str:
+    """Changes with the code in these files and folders (without what lies deeper), named from `components`."""
+    root = Path(__file__).parent
+    files = [file for place in places for file in ([root / place] if place.endswith(".py") else (root / place).glob("*.py"))]
+    named = (str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() for file in sorted(files))
+    return hashlib.sha256(b"\0".join(named)).hexdigest()[:16]
 
 
 def git_state() -> dict[str, str]:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.contracts import InputError, atomic, content_id
+import torch
+
+from components.contracts import InputError, atomic, content_id, work_folder
 from components.evaluate import vllm
 from components.evaluate.prompts import Prompt
 from components.evaluate.slots import Request, Slots, Told, require_attention
@@ -17,6 +22,7 @@ from components.evaluate.stories import Story
 from components.evaluate.systems import Local
 from components.models.endpoint import without_thinking
 from components.models.language import end_tokens, load_model, load_tokenizer, own_context, prompt_text
+from components.provenance import code_digest, packages
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -24,6 +30,8 @@ if TYPE_CHECKING:
 # Batches of stories that are kept together. Within a group the end of one story makes room for the next; a kill costs at most
 # one group. Only whole groups are kept, as rounding depends on what is computed together: so stories are always the same.
 GROUP = 8
+# What writes them, beside the models.
+_CODE = tuple(f"evaluate/{name}.py" for name in ("generate", "slots", "vllm"))
 
 
 def requests(system: Local, prompts: Sequence[Prompt]) -> list[Request]:
@@ -50,12 +58,21 @@ def requests(system: Local, prompts: Sequence[Prompt]) -> list[Request]:
     return made
 
 
-def work_name(system: Local, asked: Sequence[Request]) -> str:
-    """A name for all that the stories depend on."""
+def kept(system: Local, asked: Sequence[Request]) -> Path:
+    """The folder of the stories, in a name for all that they depend on: model, requests, sampling, code, packages."""
     params = system.params.model_dump(mode="json", exclude={"systems", "metrics", "max_prompts"})
-    return hashlib.sha256(
-        json.dumps([system.name, system.identity, system.models.model_dump(mode="json"), params, *map(asdict, asked)]).encode()
-    ).hexdigest()[:16]
+    models = system.models.model_dump(mode="json", exclude={"reward", "semantic", "style"})
+    made_of = [system.name, system.identity, models, params, *map(asdict, asked)]
+    made_by = [code_digest("models", *_CODE), packages(), torch.cuda.is_available()]
+    name = hashlib.sha256(json.dumps([made_of, made_by]).encode()).hexdigest()[:16]
+    return work_folder("evaluate") / "stories" / name
+
+
+def forget(days: int = 30) -> None:
+    """Removes stories that no evaluation has asked for so long."""
+    for folder in work_folder("evaluate").glob("stories/*"):
+        if time.time() - folder.stat().st_mtime > days * 86400:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_stories(
@@ -65,7 +82,7 @@ def write_stories(
 
     Args:
         asked: from `requests`, for the same prompts.
-        work: keeps finished groups; the same call with the same folder goes on after a kill, to the same stories.
+        work: keeps finished groups; the same call with the same folder writes none of them again, and goes on after a kill.
         bar: counts tokens; moves on by `max_new_tokens` for every story.
     """
     params = system.params
@@ -74,6 +91,8 @@ def write_stories(
     size = GROUP * params.batch_size
     stories: dict[int, Story] = {}
     writer: _Writer | None = None
+    work.mkdir(parents=True, exist_ok=True)
+    os.utime(work)
     for start in range(0, len(order), size):
         group = [asked[index] for index in order[start : start + size]]
         part = work / f"{start // size}.json"

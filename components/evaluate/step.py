@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from components.contracts import EXAMPLES, GENERATIONS, MEASUREMENTS, InputError, atomic, work_folder
+from components.contracts import EXAMPLES, GENERATIONS, MEASUREMENTS, InputError, atomic
 from components.evaluate import plane, report
 from components.evaluate.asking import write_remote
 from components.evaluate.bootstrap import CONFIDENCE, RESAMPLES
 from components.evaluate.catalogue import described
 from components.evaluate.diversity import Floats
-from components.evaluate.generate import requests, work_name, write_stories
+from components.evaluate.generate import forget, kept, requests, write_stories
 from components.evaluate.metrics import ByPrompt, by_prompt, compare, count
 from components.evaluate.params import Params
 from components.evaluate.prompts import Prompt, choose_prompts, gold
@@ -30,7 +28,6 @@ from components.evaluate.quality import Scale, doubts
 from components.evaluate.stories import GOLD, Story
 from components.evaluate.systems import ADAPTER, Local, Remote, gather
 from components.evaluate.texts import shortened
-from components.lineage import when_recorded
 from components.models.embedders import STYLOMETRIC, encode, load_embedder
 from components.models.language import load_tokenizer
 from components.models.params import Params as Models
@@ -55,8 +52,8 @@ def run(
 ) -> dict[str, Any]:
     """Writes `generations` and the folder `evaluation`; returns the means of each system.
 
-    Finished batches of stories lie in the work folder until all is done; a killed run goes on from the last one and ends
-    with the same stories.
+    Stories are kept in the work folder, and nobody is asked for them twice: a killed run goes on from the last finished ones,
+    and an evaluation of the same systems with other metrics, or beside other systems, takes them from there.
 
     Raises:
         InputError: if there is no test prompt, no system, an adapter is missing, or a score is not finite.
@@ -68,7 +65,6 @@ def run(
     asked = {local.name: requests(local, prompts) for local in systems if isinstance(local, Local)}
     stories: dict[str, list[Story]] = {}
     origins: dict[str, dict[str, Any]] = {}
-    used: list[Path] = []
     total = sum(len(prompts) * evaluate.samples * each.params.max_new_tokens for each in systems)
     with tqdm(total=total, unit="token", unit_scale=True, mininterval=1) as bar:
         for each in systems:
@@ -77,8 +73,9 @@ def run(
             if isinstance(each, Remote):
                 stories[each.name], origins[each.name]["usage"] = write_remote(each, prompts, tokenizer, bar)
             else:
-                used.append(work_folder("evaluate") / work_name(each, asked[each.name]))
-                stories[each.name] = write_stories(each, prompts, asked[each.name], used[-1], bar)
+                wanted = asked[each.name]
+                stories[each.name] = write_stories(each, prompts, wanted, kept(each, wanted), bar)
+    forget()
     if people := _gold_stories(prompts, evaluate, tokenizer):
         stories[GOLD] = people
     everything = [story for told in stories.values() for story in told]
@@ -113,8 +110,6 @@ def run(
             _trainings(system),
             settings,
         )
-    for folder in used:
-        when_recorded(partial(shutil.rmtree, folder, ignore_errors=True))
     means = {name: {key: value["mean"] for key, value in values.items()} for name, values in measured["systems"].items()}
     for name, origin in origins.items():
         if "usage" in origin:

@@ -17,13 +17,13 @@ from components.contracts import InputError, atomic, work_folder
 from components.lineage import digest
 from components.models.params import Params as Models
 from components.models.resolve import resolve
+from components.provenance import code_digest
 from components.train.params import Optimisation, Params
 
 log = logging.getLogger("polyphony")
 _FILE = "manifest.json"
 # What computes: the same training goes on to the same end only with the same of these.
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "numpy")
-_CODE = ("train", "models")
 # How often checkpoints are made changes no result.
 _NEUTRAL = {"checkpoint_minutes"}
 
@@ -59,9 +59,7 @@ def manifest(objective: str, section: str, train: Params, models: Models, inputs
 
 
 def _code_digest() -> str:
-    root = Path(__file__).parents[1]
-    files = sorted(path for name in _CODE for path in (root / name).glob("*.py"))
-    return hashlib.sha256(b"\0".join(path.name.encode() + b"\0" + path.read_bytes() for path in files)).hexdigest()[:16]
+    return code_digest("train", "models")
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from transformers import GenerationConfig
 
 from components.contracts import InputError
 from components.evaluate import generate
-from components.evaluate.generate import load_language, requests, work_name, write_stories
+from components.evaluate.generate import forget, kept, load_language, requests, write_stories
 from components.evaluate.params import Params, System
 from components.evaluate.prompts import Prompt
 from components.evaluate.slots import Request, Slots, require_attention
@@ -185,14 +187,31 @@ def test_the_bar_ends_at_its_total(tmp_path: Path, models: Models, adapters: dic
         assert bar.n == 720
 
 
-def test_work_is_known_by_all_that_makes_the_stories(models: Models, adapters: dict[str, Path]) -> None:
-    def name(adapter: str = "dpo", system: str = "dpo", prompts: int = 3, **options: Any) -> str:
+def test_kept_stories_are_known_by_all_that_makes_them(
+    models: Models, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def name(adapter: str = "dpo", system: str = "dpo", prompts: int = 3, **options: Any) -> Path:
         made = local(models, adapters[adapter], system, **options)
-        return work_name(made, requests(made, PROMPTS[:prompts]))
+        return kept(made, requests(made, PROMPTS[:prompts]))
 
-    assert name() == name(systems={"other": System()}) == name(max_prompts=7)
+    before = name()
+    assert before == name(systems={"other": System()}) == name(max_prompts=7)
     others = [name("ddpo"), name(system="b"), name(prompts=2), *(name(**{k: 2}) for k in ("seed", "temperature", "top_k"))]
-    assert len({name(), *others}) == 7
+    assert len({before, *others}) == 7
+    monkeypatch.setattr(generate, "code_digest", lambda *_: "other code")
+    assert name() != before
+
+
+def test_stories_that_nobody_asks_for_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("POLYPHONY_WORK", str(tmp_path))
+    old, recent = (tmp_path / "evaluate" / "stories" / name for name in ("old", "recent"))
+    for folder in (old, recent):
+        folder.mkdir(parents=True)
+        (folder / "0.json").write_text("{}", encoding="utf-8")
+    month = time.time() - 31 * 86400
+    os.utime(old, (month, month))
+    forget()
+    assert recent.exists() and not old.exists()
 
 
 def test_defaults_of_a_checkpoint_do_not_reach_the_sampling(

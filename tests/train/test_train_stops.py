@@ -310,7 +310,7 @@ def test_the_code_of_this_room_is_what_counts(tmp_path: Path, monkeypatch: pytes
     for name in ("train/step.py", "models/language.py", "weight/step.py"):
         (tmp_path / "components" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "components" / name).write_text("x = 1\n")
-    monkeypatch.setattr(manifests, "__file__", str(tmp_path / "components" / "train" / "manifest.py"))
+    monkeypatch.setattr("components.provenance.__file__", str(tmp_path / "components" / "provenance.py"))
     before = manifests._code_digest()
     (tmp_path / "components/weight/step.py").write_text("x = 2\n")
     assert manifests._code_digest() == before
