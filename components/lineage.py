@@ -1,7 +1,8 @@
 """Lineage by content: which step, of which code, made what from what.
 
 Each step's MLflow run carries a tag per artifact it read (`consumed.<digest>`) and wrote (`produced.<digest>`), so that any
-digest leads to the run that made it, whichever engine ran it and also where a later run found it in a cache.
+digest leads to the run that made it, whichever engine ran it and also where a later run found it in a cache;
+`components.origin` walks that way.
 """
 
 from __future__ import annotations
@@ -10,12 +11,11 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from components.contracts import InputError
@@ -33,9 +33,6 @@ RAW = "raw"
 CONSUMED, PRODUCED, STORED = "consumed.", "produced.", "stored."
 # The parameters as they were given, as JSON: all that a parameter file must say to have the step do the same.
 PARAMETERS = "parameters"
-# Look-ups that a tracking server is asked for at once, and runs that each brings at most.
-_AT_ONCE, _NEWEST = 8, 5
-
 # Seconds that a step which fails or is told to stop gives MLflow.
 _LEAVING = 5
 _WRITTEN = "the outputs are written, but not how they were made, and without that nothing can be registered"
@@ -43,10 +40,6 @@ _WRITTEN = "the outputs are written, but not how they were made, and without tha
 _open: StepRun | None = None
 # Who takes live metrics in its stead.
 _relay: Callable[..., None] | None = None
-
-
-class UntraceableError(Exception):
-    """A digest that no recorded run produced. The message names it and what consumed it."""
 
 
 def digest(path: Path) -> str:
@@ -227,154 +220,3 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-@dataclass(frozen=True)
-class Record:
-    """What the run of a step recorded; `started` is in milliseconds since 1970."""
-
-    run_id: str
-    started: int
-    tags: Mapping[str, str]
-    parameters: Mapping[str, str]
-
-    def consumed(self) -> list[tuple[str, str]]:
-        """Name and digest of what it read, by name."""
-        return sorted((name, key.removeprefix(CONSUMED)) for key, name in self.tags.items() if key.startswith(CONSUMED))
-
-
-# A digest, and the time before which the run that made it started; None: any.
-Wanted = tuple[str, int | None]
-
-
-class Records(Protocol):
-    """Where records of runs are looked up."""
-
-    def makers(self, wanted: Collection[Wanted]) -> dict[Wanted, Record | None]:
-        """For each, the last finished run that produced the digest and started before that time; the last of all where none
-        did; None where no finished run produced it."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """An artifact, the run that made it, and the artifacts that run read.
-
-    Attributes:
-        run_id: empty for the raw data, and where there is a gap.
-        gap: why it is not known where the artifact comes from, and what to do.
-        record: what the run recorded.
-    """
-
-    name: str
-    digest: str
-    step: str = ""
-    run_id: str = ""
-    commit: str = ""
-    dirty: str = ""
-    inputs: tuple[Origin, ...] = field(default=())
-    gap: str = ""
-    record: Record | None = field(default=None, compare=False, repr=False)
-
-    def walk(self) -> Iterator[Origin]:
-        """This artifact and all that it came from, each once."""
-        seen: set[tuple[str, str]] = set()
-        waiting = [self]
-        while waiting:
-            origin = waiting.pop()
-            if (origin.digest, origin.run_id) not in seen:
-                seen.add((origin.digest, origin.run_id))
-                yield origin
-                waiting.extend(origin.inputs)
-
-
-def trace(name: str, digest: str, records: Records | None = None, *, gaps: bool = False) -> Origin:
-    """Walks from an artifact back to the raw data.
-
-    Where several runs produced the same artifact, it takes the last that started before the run which read it; an artifact
-    that several runs read may so have several makers.
-
-    Args:
-        records: where to look; the tracking store where left out.
-        gaps: have the result tell what is not known, instead of an error.
-
-    Raises:
-        UntraceableError: if no finished run produced some artifact on the way.
-    """
-    records = records or MlflowRecords(tracking_client())
-    found: dict[Wanted, Record | None] = {}
-    level: set[Wanted] = {(digest, None)} if name != RAW else set()
-    # All of one distance at once: as many questions as the tree is deep.
-    while level:
-        answers = records.makers(level)
-        found |= answers
-        readers = [record for record in answers.values() if record is not None]
-        level = {(value, reader.started) for reader in readers for name_, value in reader.consumed() if name_ != RAW}
-        level -= found.keys()
-    known: dict[tuple[str, str, str], Origin] = {}
-
-    def visit(name: str, digest: str, consumer: Record | None, path: tuple[str, ...]) -> Origin:
-        if name == RAW:
-            return Origin(name, digest)
-        record = found[digest, consumer.started if consumer else None]
-        if record is None or record.run_id in path:
-            reader = consumer.tags["step"] if consumer else "the caller"
-            why = "no recorded run produced" if record is None else "only runs that were made from it produced"
-            gap = (
-                f"{why} {name} ({digest}), which {reader} read. Run the step that writes it again "
-                "(`dvc repro --force --single-item <stage>`) with the same MLFLOW_TRACKING_URI."
-            )
-            if not gaps:
-                raise UntraceableError(gap)
-            return Origin(name, digest, gap=gap)
-        key = (name, digest, record.run_id)
-        if key not in known:
-            tags = record.tags
-            inputs = tuple(visit(*read, record, (*path, record.run_id)) for read in record.consumed())
-            known[key] = Origin(
-                *(name, digest, tags["step"], record.run_id, tags["commit"], tags["dirty"], inputs), record=record
-            )
-        return known[key]
-
-    return visit(name, digest, None, ())
-
-
-class MlflowRecords:
-    """Records in a tracking store, through MLflow; for each digest it is asked once, as a rule."""
-
-    def __init__(self, client: MlflowClient) -> None:
-        self._client = client
-        # The last makers of a digest, the last first.
-        self._known: dict[str, list[Record]] = {}
-        self._experiments: list[str] = []
-        token = None
-        while token != "":
-            page = client.search_experiments(page_token=token)
-            self._experiments += [experiment.experiment_id for experiment in page]
-            token = page.token or ""
-
-    def makers(self, wanted: Collection[Wanted]) -> dict[Wanted, Record | None]:
-        asked = sorted({digest for digest, _ in wanted} - self._known.keys())
-        if self._client.tracking_uri.startswith("http"):
-            with ThreadPoolExecutor(_AT_ONCE) as pool:
-                self._known |= zip(asked, pool.map(self._makers, asked), strict=True)
-        else:
-            self._known |= {digest: self._makers(digest) for digest in asked}
-        return {one: self._maker(*one) for one in wanted}
-
-    def _maker(self, digest: str, before: int | None) -> Record | None:
-        known = self._known[digest]
-        earlier = [record for record in known if before is None or record.started < before]
-        if not earlier and len(known) == _NEWEST:
-            earlier = self._makers(digest, f" AND attributes.start_time < {before}")
-        found = earlier or known
-        return found[0] if found else None
-
-    def _makers(self, digest: str, condition: str = "") -> list[Record]:
-        # The key of a tag is the first part of the table's primary key; this reads the rows of one digest.
-        found = self._client.search_runs(
-            self._experiments,
-            f"tags.`{PRODUCED}{digest}` LIKE '%' AND attributes.status = 'FINISHED'{condition}",
-            max_results=_NEWEST,
-            order_by=["attributes.start_time DESC"],
-        )
-        return [Record(run.info.run_id, run.info.start_time, run.data.tags, run.data.params) for run in found]

@@ -13,7 +13,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.lineage import RAW, Origin, UntraceableError, digest, step_run, trace, tracking_client
+from components.lineage import RAW, digest, step_run, tracking_client
+from components.origin import Origin, UntraceableError, trace
 
 TREE = {
     "a/b": b"1",

@@ -20,6 +20,7 @@ import pytest
 from components import lineage
 from components.contracts import InputError
 from components.live import Live
+from components.origin import trace
 from components.train.params import Params, Sft
 from tests.train.test_train_stops import Net, trainer
 
@@ -120,7 +121,7 @@ def test_a_step_that_cannot_record_says_so_and_keeps_its_work(store: Path, tmp_p
         run.finish({"model": tmp_path / "model"}, {})
         assert not removed
     assert removed == [2]
-    origin = lineage.trace("model", lineage.digest(tmp_path / "model"))
+    origin = trace("model", lineage.digest(tmp_path / "model"))
     assert history(origin.run_id, "loss") == [(7, 1000, 3.0)]
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from components.contracts import InputError
-from components.lineage import Origin
+from components.origin import Origin
 from components.register.gate import Verdict
 
 Record = dict[str, Any]

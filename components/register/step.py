@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from components.contracts import MEASUREMENTS, InputError, atomic, content_id
-from components.lineage import UntraceableError, digest, trace, tracking_client
+from components.lineage import digest, tracking_client
+from components.origin import UntraceableError, trace
 from components.register.card import PLANE, render
 from components.register.gate import Verdict, judge
 from components.register.params import Params

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from components.contracts import InputError
-from components.lineage import PARAMETERS, RAW, Origin, digest, trace
+from components.lineage import PARAMETERS, RAW, digest
+from components.origin import Origin, trace
 from components.params import SECTIONS
 from components.provenance import ENGINE_TAG
 from components.trace.store import Store, Version

@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from components.contracts import InputError
-from components.lineage import RAW, STORED, Origin, folder_digest
+from components.lineage import RAW, STORED, folder_digest
+from components.origin import Origin
 
 _CHUNK = 1 << 20
 # Of the store that Kubeflow brings along, by the name that fsspec knows.

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.contracts import PAIRS, RESPONSES, InputError, Table
-from components.lineage import Origin
+from components.origin import Origin
 from components.trace.ancestry import Ancestry, of_version
 from components.trace.content import Contents, fetch
 from components.trace.store import Store, Version

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.configure.merge import TASKS
-from components.lineage import Origin
+from components.origin import Origin
 from components.trace.ancestry import flat, given
 
 _TASKS = {"train-reward": "reward", "train-sft": "sft", "validate-responses": "validate", "validate-weights": "validate"}

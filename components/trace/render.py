@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from components.lineage import RAW, Origin
+from components.lineage import RAW
+from components.origin import Origin
 from components.trace.ancestry import Ancestry, about
 from components.trace.parameters import relevant
 

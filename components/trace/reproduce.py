@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from components.contracts import InputError, atomic
-from components.lineage import PRODUCED, RAW, Origin, digest
+from components.lineage import PRODUCED, RAW, digest
+from components.origin import Origin
 from components.trace.ancestry import Ancestry, flat, given
 from components.trace.content import Contents, Place, fetch, folder_place, has_commit
 from components.trace.parameters import depends_on, differences, merge

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from components.contracts import InputError
-from components.lineage import PRODUCED, MlflowRecords, Record, Records, Wanted, tracking_client
+from components.lineage import PRODUCED, tracking_client
+from components.origin import MlflowRecords, Record, Records, Wanted
 
 # Values that one statement is given.
 _VALUES = 500

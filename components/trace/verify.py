@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from components.lineage import Origin
+from components.origin import Origin
 from components.trace.ancestry import Ancestry
 from components.trace.content import Contents, File, Place, digest_of, has_commit, md5
 from components.trace.store import Version

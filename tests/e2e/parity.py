@@ -8,7 +8,8 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from components.lineage import MlflowRecords, digest, scalars, trace
+from components.lineage import digest, scalars
+from components.origin import MlflowRecords, trace
 from tests.e2e import workspace
 
 # Artifact of dvc.yaml -> task and artifact; what is left out tells of runs or of times.

@@ -12,7 +12,8 @@ import mlflow
 import pytest
 
 from components import contracts
-from components.lineage import digest, trace
+from components.lineage import digest
+from components.origin import trace
 from tests.e2e import workspace
 
 TABLES = {
