@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
+from components.provenance import ENGINE_TAG
 from pipelines import platform
 from tests.containers import engine as docker
 from tests.containers.store import Store
@@ -101,6 +104,13 @@ class Workspace:
         """The outputs of the only run."""
         (folder,) = (self.folder / "runs").iterdir()
         return folder
+
+
+def runs_of(server: str, engine_run: str) -> list[Run]:
+    """The MLflow runs of one run of the pipeline, among those of other tests on the same server."""
+    store = MlflowClient(server)
+    experiments = [found.experiment_id for found in store.search_experiments()]
+    return list(store.search_runs(experiments, f"tags.`{ENGINE_TAG}` = '{engine_run}'"))
 
 
 @pytest.fixture

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from components.contracts import RESPONSES
 from components.lineage import PRODUCED, digest
-from components.provenance import ENGINE_RUN, ENGINE_TAG
+from components.provenance import ENGINE_RUN
 from pipelines.platform.processes import free_port
 from tests.conftest import response_rows
-from tests.containers.conftest import Workspace
+from tests.containers.conftest import Workspace, runs_of
 from tests.e2e import workspace
 
 pytestmark = pytest.mark.slow
@@ -28,12 +27,6 @@ NAME = "never-registered"
 @pytest.fixture(autouse=True)
 def own_name(contained: Workspace) -> None:
     workspace.set_params(contained.folder, **{"register.name": NAME})
-
-
-def runs_of(server: str, engine_run: str) -> list[Run]:
-    store = MlflowClient(server)
-    experiments = [found.experiment_id for found in store.search_experiments()]
-    return list(store.search_runs(experiments, f"tags.`{ENGINE_TAG}` = '{engine_run}'"))
 
 
 def nothing_registered(server: str) -> bool:

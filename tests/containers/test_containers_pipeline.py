@@ -9,7 +9,8 @@ import pytest
 from mlflow import MlflowClient
 
 from components.lineage import digest
-from tests.containers.conftest import Workspace
+from components.provenance import ENGINE_TAG
+from tests.containers.conftest import Workspace, runs_of
 from tests.containers.test_containers_images import head
 from tests.e2e import parity, workspace
 
@@ -28,9 +29,10 @@ def test_the_same_as_with_dvc(contained: Workspace, finished: Path, server: str,
     assert parity.lineage(server, model) == parity.lineage(f"sqlite:///{finished}/mlflow.db", model)
     store = MlflowClient(server)
     told = json.loads((made / "register" / "version").read_text(encoding="utf-8"))
-    tags = store.get_model_version(told["name"], str(told["version"])).tags
-    assert tags["data.digest"] == digest(finished / "stories.jsonl")
-    assert tags["model.digest"] == model
-    runs = store.search_runs([found.experiment_id for found in store.search_experiments()])
+    registered = store.get_model_version(told["name"], str(told["version"]))
+    assert registered.tags["data.digest"] == digest(finished / "stories.jsonl")
+    assert registered.tags["model.digest"] == model
+    runs = runs_of(server, store.get_run(registered.run_id).data.tags[ENGINE_TAG])
+    assert len(runs) == len(parity.TASKS)
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.tags["commit"] for run in runs} == {head(checkout)}
