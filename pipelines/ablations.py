@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -83,7 +82,6 @@ def ablation(name: str, responses: Sequence[int] = RESPONSES) -> Ablation:
 def add_to(commands: Any) -> None:
     """Adds `ablate` and what belongs under it to a command line."""
     ablate = commands.add_parser("ablate", help="the paper's ablations as DVC experiments: queue, run, figure")
-    ablate.set_defaults(main=main)
     actions = ablate.add_subparsers(dest="action", required=True, metavar="ACTION")
     queue = actions.add_parser("queue", help="queue the experiments of an ablation")
     figure = actions.add_parser("figure", help="the figure and the table of the experiments that were run")
@@ -91,20 +89,14 @@ def add_to(commands: Any) -> None:
         parser.add_argument("ablation", choices=("responses", "deviation"))
         counts = ",".join(map(str, RESPONSES))
         parser.add_argument("--responses", default=counts, metavar="N,N", help=f"responses per prompt; default {counts}")
+    queue.set_defaults(main=_queue)
     queue.add_argument("--set", "-S", action="append", default=[], metavar="NAME=VALUE", help="a parameter of all experiments")
+    figure.set_defaults(main=_figure)
     figure.add_argument("--output", type=Path, default=Path("ablations"), metavar="DIR")
-    actions.add_parser("run", help="run what is queued, one experiment after the other; each in a copy, with the same cache")
-
-
-def main(arguments: argparse.Namespace) -> int:
-    """Runs an action; returns the exit status."""
-    from components.contracts import InputError
-
-    try:
-        return _ACTIONS[arguments.action](arguments)
-    except InputError as error:
-        print(f"ablate {arguments.action}: {error}", file=sys.stderr)
-        return 1
+    run = actions.add_parser(
+        "run", help="run what is queued, one experiment after the other; each in a copy, with the same cache"
+    )
+    run.set_defaults(main=_run)
 
 
 def _chosen(arguments: argparse.Namespace) -> Ablation:
@@ -178,6 +170,3 @@ def _fetch(experiment: str, folder: Path) -> Path:
         raise InputError(f"no result of the experiment {experiment} ({error}). Queue it and run what is queued.") from None
     path.write_bytes(content)
     return path
-
-
-_ACTIONS = {"queue": _queue, "run": _run, "figure": _figure}

@@ -14,19 +14,21 @@ _TARGET = "MODEL@ALIAS, MODEL/VERSION, a digest as in dvc.lock, or the path of a
 def add_to(commands: Any) -> None:
     """Adds `lineage` and `impact` to a command line."""
     lineage = commands.add_parser("lineage", help="where a model came from: show it, verify it, make it again")
-    lineage.set_defaults(main=main)
     actions = lineage.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     show = actions.add_parser("show", help="the tree from a model to the raw data")
+    show.set_defaults(main=_show)
     show.add_argument("target", metavar="TARGET", help=_TARGET)
     show.add_argument("--json", action="store_true", help="as JSON")
     show.add_argument("--html", type=Path, metavar="FILE", help="as a page")
 
     verify = actions.add_parser("verify", help="fetch what the digests name, hash it again, look for every commit")
+    verify.set_defaults(main=_verify)
     verify.add_argument("target", metavar="TARGET", help=_TARGET)
     _repository(verify)
 
     again = actions.add_parser("reproduce", help="write a workspace in which `dvc repro` makes it again")
+    again.set_defaults(main=_reproduce)
     again.add_argument("target", metavar="TARGET", help=_TARGET)
     again.add_argument("--output", type=Path, required=True, metavar="DIR", help="the workspace, a new folder")
     again.add_argument(
@@ -37,7 +39,7 @@ def add_to(commands: Any) -> None:
     _repository(again)
 
     impact = commands.add_parser("impact", help="every registered version that learned from a story, a prompt or data")
-    impact.set_defaults(main=main)
+    impact.set_defaults(main=_impact)
     what = impact.add_mutually_exclusive_group(required=True)
     what.add_argument("--data", metavar="DIGEST", help="of the raw data, or of any artifact")
     what.add_argument("--prompt", metavar="ID", help="prompt_id, as in the responses table")
@@ -51,18 +53,6 @@ def _repository(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repository", type=Path, default=Path(), metavar="DIR", help="the project's checkout, with DVC; default: this folder"
     )
-
-
-def main(arguments: argparse.Namespace) -> int:
-    """Runs an action; returns the exit status: 1 where something is wrong, with the input or with what was looked at."""
-    from components.contracts import InputError
-
-    name = " ".join(filter(None, (arguments.command, getattr(arguments, "action", ""))))
-    try:
-        return _ACTIONS[name](arguments)
-    except InputError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -173,6 +163,3 @@ def _impact(arguments: argparse.Namespace) -> int:
         f"{counts[impact.MEASURED]} only measured with it, {counts[impact.NOTHING]} not touched"
     )
     return 0
-
-
-_ACTIONS = {"impact": _impact, "lineage show": _show, "lineage verify": _verify, "lineage reproduce": _reproduce}

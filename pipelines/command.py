@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 def add_to(commands: Any) -> None:
     """Adds `pipeline` and what belongs under it to a command line."""
     pipeline = commands.add_parser("pipeline", help="the same graph on Kubeflow: compile, run, submit, schedule, versions")
-    pipeline.set_defaults(main=main)
     actions = pipeline.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     compiled = actions.add_parser("compile", help="write the package that Kubeflow takes, after checking it")
+    compiled.set_defaults(main=_compile)
     _cluster(compiled)
     compiled.add_argument("--output", type=Path, metavar="FILE", help="default: the project's own pipelines/polyphony.yaml")
     compiled.add_argument("--release", action="store_true", help="insist on images by digest")
 
     run = actions.add_parser("run", help="run the graph on this machine, as processes or in containers")
+    run.set_defaults(main=_run)
     run.add_argument("--runner", choices=("subprocess", "docker"), default="subprocess")
     _inputs(run)
     run.add_argument("--root", type=Path, default=Path("artifacts/runs"), metavar="DIR", help="where the outputs go")
@@ -34,6 +35,7 @@ def add_to(commands: Any) -> None:
     )  # fmt: skip
 
     submit = actions.add_parser("submit", help="upload a version named by commit, start a run and follow it to its end")
+    submit.set_defaults(main=_submit)
     _remote(submit)
     _inputs(submit)
     submit.add_argument("--name", metavar="TEXT", help="name of the run; default: that of the version")
@@ -41,6 +43,7 @@ def add_to(commands: Any) -> None:
     submit.add_argument("--poll", type=float, default=10, metavar="SECONDS", help="time between two looks")
 
     schedule = actions.add_parser("schedule", help="upload a version named by commit, and run it by the clock")
+    schedule.set_defaults(main=_schedule)
     _remote(schedule)
     _inputs(schedule)
     schedule.add_argument(
@@ -48,7 +51,9 @@ def add_to(commands: Any) -> None:
     )
     schedule.add_argument("--name", metavar="TEXT", help="name of the schedule; default: that of the version")
 
-    _cluster(actions.add_parser("versions", help="list what was uploaded"))
+    versions = actions.add_parser("versions", help="list what was uploaded")
+    versions.set_defaults(main=_versions)
+    _cluster(versions)
 
 
 def _remote(parser: argparse.ArgumentParser) -> None:
@@ -66,21 +71,6 @@ def _cluster(parser: argparse.ArgumentParser) -> None:
 def _inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", action="append", default=[], metavar="NAME=VALUE", help="an input of the pipeline's form")
     parser.add_argument("--overrides", default="", metavar="YAML", help="more parameters, as text or as a file (params.yaml)")
-
-
-def main(arguments: argparse.Namespace) -> int:
-    """Runs an action; returns the exit status: 1 the input or the cluster is at fault, 2 the call or the parameters are."""
-    from components.contracts import InputError
-    from components.params import ParameterError
-
-    try:
-        return _ACTIONS[arguments.action](arguments)
-    except ParameterError as error:
-        print(f"pipeline {arguments.action}: {error}", file=sys.stderr)
-        return 2
-    except InputError as error:
-        print(f"pipeline {arguments.action}: {error}", file=sys.stderr)
-        return 1
 
 
 def _compile(arguments: argparse.Namespace) -> int:
@@ -188,4 +178,3 @@ def given_inputs(settings: list[str], overrides: str) -> dict[str, Any]:
 
 
 _MEANT = {"Integer": "a whole number", "Float": "a number", "List": 'a JSON list, such as ["dpo", "ddpo"]'}
-_ACTIONS = {"compile": _compile, "run": _run, "submit": _submit, "schedule": _schedule, "versions": _versions}

@@ -28,8 +28,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Each module adds its commands, and to each what runs it (`main`); heavy imports wait until one runs.
     for module in (command, presets, study, platform, registry, ancestry, ablations):
         module.add_to(commands)
-    arguments = parser.parse_args(argv)
-    return arguments.main(arguments)
+    return _run(parser.parse_args(argv))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Runs a command; returns the exit status: 1 where the input or a server is at fault, 2 where the parameters are."""
+    words = " ".join(filter(None, (arguments.command, getattr(arguments, "action", None))))
+    try:
+        return arguments.main(arguments)
+    except KeyboardInterrupt:
+        print(f"{words}: interrupted.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        from components.contracts import InputError
+        from components.params import ParameterError
+        from components.redaction import redacted
+
+        if not isinstance(error, (InputError, ParameterError)):
+            raise
+        print(redacted(f"{words}: {error}"), file=sys.stderr)
+        return 2 if isinstance(error, ParameterError) else 1
 
 
 def _results(arguments: argparse.Namespace) -> int:

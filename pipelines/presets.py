@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import io
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,26 +25,15 @@ def add_to(commands: Any) -> None:
     preset.add_argument("--overrides", action="store_true", help="print them as YAML for `overrides` on Kubeflow, no more")
     estimate = commands.add_parser("estimate", help="memory and time of the trainings that params.yaml describes")
     for parser in (preset, estimate):
-        parser.set_defaults(main=main)
+        parser.set_defaults(main=_run)
         parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="PATH")
         parser.add_argument(
             "--metrics", type=Path, default=Path("metrics"), metavar="DIR", help="of earlier steps: sizes of the data"
         )
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Runs `preset` or `estimate`; returns the exit status."""
-    from components.contracts import InputError
-    from components.params import ParameterError
-
-    try:
-        return _run(arguments)
-    except (InputError, ParameterError, FileNotFoundError) as error:
-        print(f"{arguments.command}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ParameterError) else 1
-
-
 def _run(arguments: argparse.Namespace) -> int:
+    """Runs `preset` or `estimate`; returns the exit status."""
     from components.contracts import InputError, atomic
     from components.params import check
 
@@ -56,7 +44,10 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.command == "preset" and arguments.overrides:
         print(dump(merged(arguments.names)), end="")
         return 0
-    document = _yaml().load(arguments.params.read_text(encoding="utf-8"))
+    try:
+        document = _yaml().load(arguments.params.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(str(error)) from None
     changes: list[str] = []
     if arguments.command == "preset":
         changes = list(lay_over(document, merged(arguments.names)))

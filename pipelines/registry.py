@@ -23,18 +23,18 @@ def add_to(commands: Any) -> None:
     promote.add_argument("--to", default="champion", metavar="ALIAS", help="default: champion")
     promote.add_argument("--yes", action="store_true", help="do not ask")
     promote.add_argument("--force", action="store_true", help="whatever speaks against it; the history says so for ever")
-    promote.set_defaults(main=_command, action=_promote)
+    promote.set_defaults(main=_command, does=_promote)
 
     rollback = commands.add_parser("rollback", help="have the previous champion serve again, at once")
     _moves(rollback)
     rollback.add_argument("--of", default="champion", metavar="ALIAS", help="default: champion")
-    rollback.set_defaults(main=_command, action=_rollback)
+    rollback.set_defaults(main=_command, does=_rollback)
 
     history = commands.add_parser("history", help="who made which version the champion, when and why")
     history.add_argument("--model", required=True, metavar="NAME")
     history.add_argument("--of", default="champion", metavar="ALIAS", help="default: champion")
     history.add_argument("--json", action="store_true")
-    history.set_defaults(main=_command, action=_history)
+    history.set_defaults(main=_command, does=_history)
 
     compare = commands.add_parser("compare", help="two versions: metrics, paired differences, stories side by side")
     compare.add_argument("one", help=_VERSION)
@@ -43,7 +43,7 @@ def add_to(commands: Any) -> None:
     shape = compare.add_mutually_exclusive_group()
     shape.add_argument("--html", type=Path, metavar="FILE", help="write a page with all stories that there are instead")
     shape.add_argument("--json", action="store_true")
-    compare.set_defaults(main=_command, action=_compare)
+    compare.set_defaults(main=_command, does=_compare)
 
     trial = commands.add_parser("try", help="stories from a registered version, as its consumers load it")
     trial.add_argument("version", help=_VERSION)
@@ -53,7 +53,7 @@ def add_to(commands: Any) -> None:
     trial.add_argument("--seed", type=int, help="for the same stories again")
     trial.add_argument("--json", action="store_true")
     _remote_code(trial)
-    trial.set_defaults(main=_command, action=_try)
+    trial.set_defaults(main=_command, does=_try)
 
     export = commands.add_parser("export", help="a folder that Transformers and vLLM load")
     export.add_argument("version", help=_VERSION)
@@ -61,7 +61,7 @@ def add_to(commands: Any) -> None:
     export.add_argument("--merge", action="store_true", help="base model and adapter in one; otherwise the adapter")
     export.add_argument("--dtype", choices=("bfloat16", "float32"), help="of the merged weights; default: that of the training")
     _remote_code(export)
-    export.set_defaults(main=_command, action=_export)
+    export.set_defaults(main=_command, does=_export)
 
 
 def _moves(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +77,7 @@ def _remote_code(parser: argparse.ArgumentParser) -> None:
 
 
 def _command(arguments: argparse.Namespace) -> int:
-    """Runs one of the commands; returns the exit status."""
+    """Runs one of the commands with MLflow; returns the exit status."""
     import logging
 
     from mlflow.exceptions import MlflowException
@@ -87,16 +87,9 @@ def _command(arguments: argparse.Namespace) -> int:
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
-        status: int = arguments.action(tracking_client(), arguments)
-    except InputError as error:
-        print(f"{arguments.command}: {error}", file=sys.stderr)
-        return 1
+        status: int = arguments.does(tracking_client(), arguments)
     except MlflowException as error:
-        print(f"{arguments.command}: MLflow says: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{arguments.command}: interrupted.", file=sys.stderr)
-        return 130
+        raise InputError(f"MLflow says: {error}") from error
     return status
 
 

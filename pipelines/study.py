@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +15,10 @@ if TYPE_CHECKING:
 def add_to(commands: Any) -> None:
     """Adds `study` and what belongs under it to a command line."""
     study = commands.add_parser("study", help="do people prefer it, do they find it more diverse: export, judge, analyse")
-    study.set_defaults(main=main)
     actions = study.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     export = actions.add_parser("export", help="blinded tasks of two systems, for a page of its own and for Label Studio")
+    export.set_defaults(main=_export)
     export.add_argument("systems", nargs=2, metavar="SYSTEM", help="two systems of the evaluation, such as ddpo dpo")
     export.add_argument("--generations", type=Path, default=Path("artifacts/generations.parquet"), metavar="PATH")
     export.add_argument("--output", type=Path, default=Path("study"), metavar="DIR")
@@ -37,11 +36,13 @@ def add_to(commands: Any) -> None:
     _endpoint(export, required=False)
 
     judge = actions.add_parser("judge", help="ask a language model the same questions, each task in both orders")
+    judge.set_defaults(main=_judge)
     judge.add_argument("study", type=Path, metavar="STUDY", help="the folder that `export` wrote")
     judge.add_argument("--output", type=Path, required=True, metavar="FILE", help="its answers, for `analyse --judge`")
     _endpoint(judge, required=True)
 
     analyse = actions.add_parser("analyse", help="win rates, sign test, agreement")
+    analyse.set_defaults(main=_analyse)
     analyse.add_argument("study", type=Path, metavar="STUDY", help="the folder that `export` wrote")
     analyse.add_argument("answers", type=Path, nargs="*", metavar="FILE", help="saved answers, or an export of Label Studio")
     analyse.add_argument("--judge", type=Path, metavar="FILE", help="what `judge` wrote: its rates, its agreement with people")
@@ -60,17 +61,6 @@ def _endpoint(parser: argparse.ArgumentParser, *, required: bool) -> None:
     group.add_argument("--money", type=float, metavar="SUM", help="spend at most so much; needs the prices")
     group.add_argument("--input-price", type=float, metavar="SUM", help="of a million tokens read")
     group.add_argument("--output-price", type=float, metavar="SUM", help="of a million tokens written")
-
-
-def main(arguments: argparse.Namespace) -> int:
-    """Runs an action; returns the exit status."""
-    from components.contracts import InputError
-
-    try:
-        return _ACTIONS[arguments.action](arguments)
-    except InputError as error:
-        print(f"study {arguments.action}: {error}", file=sys.stderr)
-        return 1
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -192,6 +182,3 @@ def _cells(found: Mapping[str, Any], systems: Sequence[str]) -> list[str]:
     p = found["p"]
     test = "all ties" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     return [f"{w['rate']:.0%} [{w['low']:.0%}, {w['high']:.0%}]" for w in wins] + [str(found["ties"]), test]
-
-
-_ACTIONS = {"export": _export, "judge": _judge, "analyse": _analyse}

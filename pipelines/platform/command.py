@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ def add_to(commands: Any) -> None:
     )
     status = actions.add_parser("status", help="say what runs; status 1 where something does not")
     stop = actions.add_parser("stop", help="stop all of it; the data stays")
-    for parser in (start, status, stop):
-        parser.set_defaults(main=main)
+    for parser, does in ((start, _start), (status, _status), (stop, _stop)):
+        parser.set_defaults(main=does)
         parser.add_argument(
             "--folder", type=Path, default=_home(), metavar="DIR", help="data, passwords and logs; default: %(default)s"
         )
@@ -35,17 +34,6 @@ def _home() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/polyphony")
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "polyphony"
-
-
-def main(arguments: argparse.Namespace) -> int:
-    """Runs `platform`; returns the exit status."""
-    from components.contracts import InputError
-
-    try:
-        return {"start": _start, "status": _status, "stop": _stop}[arguments.action](arguments)
-    except InputError as error:
-        print(f"platform: {error}", file=sys.stderr)
-        return 1
 
 
 def _start(arguments: argparse.Namespace) -> int:
