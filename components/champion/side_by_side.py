@@ -10,6 +10,7 @@ from typing import Any
 from components.champion.comparison import DifferentSetsError, differences, measured, own, sides
 from components.champion.tables import aligned, beside, plain, spread, wrapped
 from components.champion.versions import Version
+from components.pages import page
 
 # Metrics that come first, with their digits; the others follow.
 _FIRST = {"reward": 3, "semantic_diversity": 3, "style_diversity": 3, "words": 0}
@@ -84,15 +85,4 @@ def as_text(found: Mapping[str, Any], prompts: int) -> str:
 
 def as_html(found: Mapping[str, Any]) -> str:
     """The comparison as a page that needs nothing but itself, with all stories that there are."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    # Stories and prompts are untrusted.
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["spread"] = spread
-    return environment.get_template("side_by_side.html.j2").render(found=found, digits=_FIRST)
+    return page(Path(__file__).parent / "side_by_side.html.j2", {"found": found, "digits": _FIRST}, {"spread": spread})

@@ -13,7 +13,9 @@ from components.evaluate.browser import browse
 from components.evaluate.catalogue import ARROWS, BY_KEY, METRICS
 from components.evaluate.statements import number, statements
 from components.evaluate.stories import GOLD, Story
+from components.pages import page
 
+_TEMPLATE = Path(__file__).parent / "report.html.j2"
 # Prompts whose stories the page shows: it must open on a phone.
 BROWSED = 100
 # Below so many prompts, bootstrap intervals are known to be too narrow.
@@ -63,46 +65,34 @@ def write(
         trainings: system -> what its training.json says, of those that were trained.
         settings: what is said of how the stories were made, as names and values.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        # Stories, prompts and names of systems are untrusted.
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["number"] = number
     quality = measured["reward_model"]
     # The policy of the page names the one script that may run by its digest: text of a story never is one.
     script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
     others = [name for name in measured["systems"] if name != GOLD]
-    page = environment.get_template("report.html.j2").render(
-        measured=measured,
-        gold=GOLD,
-        few=measured["prompts"] < FEW_PROMPTS,
-        colours=plane.colours(list(measured["systems"])),
-        light=plane.LIGHT,
-        dark=plane.DARK,
-        panels=plane.panels(measured["systems"]),
-        plane=plane,
-        columns=COLUMNS,
-        statements=statements(measured),
-        quality=[(name, quality[key], hint) for key, name, hint in _QUALITY if quality.get(key) is not None],
-        metrics=METRICS,
-        arrows=ARROWS,
-        training_columns=[heading for _, heading, _ in _TRAINING],
-        trainings=_trainings(trainings),
-        browser=browse(list(prompts)[:BROWSED], stories, rewards, semantic),
-        beside=(others[-1], others[-2] if len(others) > 1 else GOLD),
-        script=script,
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        prompts=prompts,
-        settings=settings,
-    )
-    path.write_text(page, encoding="utf-8")
+    values = {
+        "measured": measured,
+        "gold": GOLD,
+        "few": measured["prompts"] < FEW_PROMPTS,
+        "colours": plane.colours(list(measured["systems"])),
+        "light": plane.LIGHT,
+        "dark": plane.DARK,
+        "panels": plane.panels(measured["systems"]),
+        "plane": plane,
+        "columns": COLUMNS,
+        "statements": statements(measured),
+        "quality": [(name, quality[key], hint) for key, name, hint in _QUALITY if quality.get(key) is not None],
+        "metrics": METRICS,
+        "arrows": ARROWS,
+        "training_columns": [heading for _, heading, _ in _TRAINING],
+        "trainings": _trainings(trainings),
+        "browser": browse(list(prompts)[:BROWSED], stories, rewards, semantic),
+        "beside": (others[-1], others[-2] if len(others) > 1 else GOLD),
+        "script": script,
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "prompts": prompts,
+        "settings": settings,
+    }
+    path.write_text(page(_TEMPLATE, values, {"number": number}), encoding="utf-8")
 
 
 def _trainings(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.contracts import GENERATIONS, InputError, atomic
+from components.pages import page
 from components.study.tasks import SIDES, TIE, Passage, Stories, Task, make_tasks, order
 
 KEY, TASKS, PAGE = "key.json", "tasks.json", "study.html"
@@ -75,7 +76,8 @@ def export(tasks: Sequence[Task], output: Path, seed: int, summaries: Summaries 
     files = {
         KEY: key_text,
         TASKS: json.dumps(document, indent=2, ensure_ascii=False) + "\n",
-        PAGE: _page(document),
+        # `tojson` escapes what could end the script element; the page shows stories as text alone.
+        PAGE: page(Path(__file__).parent / "page.html.j2", {"document": document}),
         LABEL_STUDIO: json.dumps(label_studio(document), indent=2, ensure_ascii=False) + "\n",
         LABEL_STUDIO_CONFIG: _label_studio_config(len(tasks[0].sets[0])),
     }
@@ -131,14 +133,6 @@ def _hidden(task: Task) -> dict[str, Any]:
         **dict(zip(SIDES, task.systems, strict=True)),
         "samples": {side: [p.sample for p in told] for side, told in zip(SIDES, task.sets, strict=True)},
     }
-
-
-def _page(document: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    # `tojson` escapes what could end the script element; the page shows stories as text alone.
-    return environment.get_template("page.html.j2").render(document=document)
 
 
 def label_studio(document: Mapping[str, Any]) -> list[dict[str, Any]]:
