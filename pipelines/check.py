@@ -36,6 +36,9 @@ def problems(package: str, *, release: bool = False) -> list[str]:
         for name, task in component.get("dag", {}).get("tasks", {}).items():
             wanted = components[task["componentRef"]["name"]]
             found += [f"task {name}: {fault}" for fault in _unpassed(task, wanted)]
+            if label := wanted.get("executorLabel"):
+                resources = spec["deploymentSpec"]["executors"][label]["container"].get("resources", {})
+                found += [f"task {name}: {fault}" for fault in _limits(resources, task, component, components)]
     for component in components.values():
         label = component.get("executorLabel")
         if label:
@@ -63,6 +66,33 @@ def _unpassed(task: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[st
         for name in wanted.get("inputDefinitions", {}).get(kind, {}):
             if name not in passed:
                 yield f"is not passed {name}: the backend resolves arguments before it adds defaults."
+
+
+def _limits(
+    resources: Mapping[str, Any], task: Mapping[str, Any], parent: Mapping[str, Any], components: Mapping[str, Any]
+) -> Iterator[str]:
+    """Of limits that are parameters: the backend's driver reads the task's own inputs, and of those texts alone."""
+    for inside in _PLACEHOLDER.findall(str(list(_values(resources)))):
+        match = _KNOWN.fullmatch(inside)
+        name = match["parameter"] if match else inside
+        passed = task.get("inputs", {}).get("parameters", {}).get(name, {})
+        if "taskOutputParameter" in passed:
+            made = passed["taskOutputParameter"]
+            maker = components[parent["dag"]["tasks"][made["producerTask"]]["componentRef"]["name"]]
+            declared = maker["outputDefinitions"]["parameters"][made["outputParameterKey"]]
+        else:
+            taken = passed.get("componentInputParameter")
+            declared = parent.get("inputDefinitions", {}).get("parameters", {}).get(taken, {})
+        if declared.get("parameterType") != "STRING":
+            yield f"a limit is {name}, which is no text that the task is passed: the backend would take it for nothing."
+
+
+def _values(resources: Mapping[str, Any]) -> Iterator[str]:
+    for value in resources.values():
+        if isinstance(value, Mapping):
+            yield from _values(value)
+        else:
+            yield str(value)
 
 
 def _arguments(container: Mapping[str, Any], component: Mapping[str, Any]) -> Iterator[str]:

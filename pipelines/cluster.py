@@ -44,7 +44,9 @@ class Accelerated(Resources):
     """What training, reference, embedding and evaluation are given."""
 
     gpu: str = Field("", description="resource name of the GPU, such as nvidia.com/gpu; empty runs on CPU")
-    gpus: int = Field(1, ge=1, description="GPUs of SFT and preference training: at least train.processes; others take one")
+    gpus: int = Field(
+        1, ge=1, description="GPUs of SFT and preference training unless the form says others; other tasks take one"
+    )
     nodes: int = Field(
         1,
         ge=1,

@@ -6,7 +6,7 @@ from kfp import dsl, kubernetes
 
 from components.closing.component import closing
 from components.configure.component import configure
-from components.configure.preflight import GPUS, NODES
+from components.configure.preflight import GPU, NODES
 from components.embed.component import embed, gather
 from components.evaluate.component import evaluate
 from components.gate.component import gate
@@ -27,6 +27,8 @@ _CHECKPOINTS, _HUB = "/polyphony/.work", "/polyphony/.hub"
 
 def pipeline(cluster: Cluster) -> Any:
     """The pipeline for a cluster."""
+    given = cluster.accelerated
+    usual = given.gpus if given.gpu else 0
     config = dsl.PipelineConfig(
         active_deadline_seconds=round(cluster.run_days * 86400), ttl_seconds_after_finished=round(cluster.kept_days * 86400)
     )
@@ -45,6 +47,7 @@ def pipeline(cluster: Cluster) -> Any:
         evaluate_samples: int = 4,
         registered: str = "ddpo",
         register_name: str = "polyphony",
+        gpus: int = usual,
         embed_shards: int = 1,
         overrides: str = "",
     ) -> None:
@@ -64,6 +67,7 @@ def pipeline(cluster: Cluster) -> Any:
             evaluate_samples: Stories per test prompt and system; at least 2.
             registered: Which of the objectives' models is registered.
             register_name: Name in the MLflow model registry.
+            gpus: GPUs of SFT and of preference training, on each node, with a process to each; 0 where the cluster has none.
             embed_shards: Tasks that share the embedding, for much data; the result is the same.
             overrides: Any parameters of params.yaml as YAML or JSON, such as {weight: {floor: 0.2}}; nothing set above.
         """
@@ -85,6 +89,7 @@ def pipeline(cluster: Cluster) -> Any:
                     overrides=overrides,
                     objectives=objectives,
                     registered=registered,
+                    gpus=gpus,
                     embed_shards=embed_shards,
                 ),
                 *(cluster, "Configure"),
@@ -93,9 +98,8 @@ def pipeline(cluster: Cluster) -> Any:
             )
             # It looks at the cluster as it is now.
             configured.set_caching_options(False)
-            given = cluster.accelerated
             if given.gpu:
-                configured.set_env_variable(GPUS, str(given.gpus * given.nodes))
+                configured.set_env_variable(GPU, given.gpu)
             if given.nodes > 1:
                 configured.set_env_variable(NODES, str(given.nodes))
 
@@ -104,11 +108,11 @@ def pipeline(cluster: Cluster) -> Any:
             def plain(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
                 return _settle(task, cluster, name, accelerated=False)
 
-            def heavy(task: dsl.PipelineTask, name: str, gpus: int = 1) -> dsl.PipelineTask:
-                return _settle(task, cluster, name, accelerated=True, gpus=gpus)
+            def heavy(task: dsl.PipelineTask, name: str, limit: Any = 1) -> dsl.PipelineTask:
+                return _settle(task, cluster, name, accelerated=True, gpus=limit)
 
             def training(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
-                return heavy(task, name, given.gpus) if given.nodes == 1 else _launch(plain(task, name), cluster)
+                return heavy(task, name, params["gpu_limit"]) if given.nodes == 1 else _launch(plain(task, name), cluster)
 
             def open_gate(validation: Any, name: str) -> dsl.PipelineTask:
                 return _settle(gate(validation=validation), cluster, name, accelerated=False, retried=False)
@@ -145,6 +149,7 @@ def pipeline(cluster: Cluster) -> Any:
                     train_preference(
                         params=params["preference"],
                         objective=objective,
+                        gpu_limit=params["gpu_limit"],
                         **weights,
                         validation=checked_weights.outputs["validation"],
                         reference=known.outputs["reference"],
@@ -179,7 +184,7 @@ def pipeline(cluster: Cluster) -> Any:
 
 
 def _settle(
-    task: dsl.PipelineTask, cluster: Cluster, name: str, *, accelerated: bool, retried: bool = True, gpus: int = 1
+    task: dsl.PipelineTask, cluster: Cluster, name: str, *, accelerated: bool, retried: bool = True, gpus: Any = 1
 ) -> dsl.PipelineTask:
     """Gives a task its name in the UI and all that it needs on the cluster."""
     task.set_display_name(name)
@@ -225,7 +230,8 @@ def _launch(task: dsl.PipelineTask, cluster: Cluster) -> dsl.PipelineTask:
     job = Settings(
         nodes=given.nodes,
         runtime=given.runtime,
-        resources={"cpu": given.cpu, "memory": given.memory} | ({given.gpu: str(given.gpus)} if given.gpu else {}),
+        resources={"cpu": given.cpu, "memory": given.memory},
+        gpu=given.gpu,
         hours=given.hours,
         shared_memory=given.shared_memory,
         volumes=volumes,
@@ -237,7 +243,7 @@ def _launch(task: dsl.PipelineTask, cluster: Cluster) -> dsl.PipelineTask:
     return task.set_env_variable(SETTINGS, job.model_dump_json())
 
 
-def _accelerate(task: dsl.PipelineTask, cluster: Cluster, gpus: int) -> None:
+def _accelerate(task: dsl.PipelineTask, cluster: Cluster, gpus: Any) -> None:
     given = cluster.accelerated
     if given.gpu:
         task.set_accelerator_type(given.gpu).set_accelerator_limit(gpus)

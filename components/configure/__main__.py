@@ -13,7 +13,7 @@ import yaml
 from components import kubeflow
 from components.configure.fan import compared, shards
 from components.configure.merge import TASKS, merge, part
-from components.configure.preflight import preflight
+from components.configure.preflight import preflight, processes
 from components.configure.source import identity
 from components.contracts import InputError, atomic
 from components.params import ParameterError
@@ -24,11 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     arguments = vars(parser().parse_args(argv))
     try:
-        document = merge(arguments["set"], arguments["overrides"])
+        document = merge(arguments["set"], arguments["overrides"], processes(arguments["gpus"]))
         loops = {
             "compared": compared(arguments["compare"], arguments["candidate"], document),
             "shards": shards(arguments["embed_shards"]),
         }
+        # As text: the backend takes no number for a limit.
+        limit = {"gpu_limit": str(arguments["gpus"])}
         source = identity(document["ingest"]["source"])
         preflight(document)
     except ParameterError as error:
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"configure: {error}", file=sys.stderr)
         return 1
     texts = {arguments[task]: part(document, of) for task, of in TASKS.items()}
-    texts |= {arguments[name]: text for name, text in (loops | {"source": source}).items()}
+    texts |= {arguments[name]: text for name, text in (loops | limit | {"source": source}).items()}
     if arguments["configuration"]:
         page = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
         texts[arguments["configuration"]] = f"All parameters of this run:\n\n```yaml\n{page}```\n"
@@ -64,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--compare", default='["dpo", "ddpo"]', metavar="JSON", help="the objectives to train")
     parser.add_argument("--candidate", default="ddpo", metavar="OBJECTIVE", help="that whose model is registered")
     parser.add_argument("--embed-shards", type=int, default=1, metavar="N", help="tasks that share the embedding")
+    parser.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs of a node that SFT and preference training get")
+    parser.add_argument("--gpu-limit", type=Path, required=True, metavar="PATH", help="output: the same, for their tasks")
     for name, meaning in (("compared", "the objectives"), ("shards", "the numbers of the shards")):
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="PATH", help=f"output: {meaning}, for the loops")
     parser.add_argument("--configuration", type=Path, metavar="PATH", help="output: all parameters, as a page to read")

@@ -21,6 +21,7 @@ def configure(
     overrides: str,
     objectives: list,
     registered: str,
+    gpus: int,
     embed_shards: int,
     ingest: dsl.OutputPath(str),  # type: ignore[valid-type]
     validate: dsl.OutputPath(str),  # type: ignore[valid-type]
@@ -33,6 +34,7 @@ def configure(
     evaluate: dsl.OutputPath(str),  # type: ignore[valid-type]
     register: dsl.OutputPath(str),  # type: ignore[valid-type]
     source: dsl.OutputPath(str),  # type: ignore[valid-type]
+    gpu_limit: dsl.OutputPath(str),  # type: ignore[valid-type]
     compared: dsl.OutputPath(list),  # type: ignore[valid-type]
     shards: dsl.OutputPath(list),  # type: ignore[valid-type]
     configuration: Output[Markdown],
@@ -66,7 +68,9 @@ def configure(
             f"--source={source}",
             f"--compare={objectives}",
             f"--candidate={registered}",
+            f"--gpus={gpus}",
             f"--embed-shards={embed_shards}",
+            f"--gpu-limit={gpu_limit}",
             f"--compared={compared}",
             f"--shards={shards}",
             f"--configuration={configuration.path}",

@@ -48,7 +48,7 @@ TASKS: Mapping[str, Part] = {
 }
 
 
-def merge(settings: Sequence[str], overrides: str) -> dict[str, Any]:
+def merge(settings: Sequence[str], overrides: str, processes: int | None = None) -> dict[str, Any]:
     """All parameters, complete and checked: defaults, then settings, then overrides.
 
     A form always has a value, so overrides win over a setting that is only the default; over any other they would silently
@@ -57,6 +57,7 @@ def merge(settings: Sequence[str], overrides: str) -> dict[str, Any]:
     Args:
         settings: each `section.parameter=value`; the value is taken as it stands, up to the end.
         overrides: sections in YAML or JSON, or nothing but white space.
+        processes: `train.processes`, where it follows from the GPUs.
 
     Raises:
         ParameterError: naming all mistakes.
@@ -73,6 +74,8 @@ def merge(settings: Sequence[str], overrides: str) -> dict[str, Any]:
             place = place.setdefault(section, {})
         place[key] = value
         paths.append(path)
+    if processes is not None:
+        form["train"] |= {"processes": processes, "sharding": "ddp" if processes > 1 else "none"}
     document = copy.deepcopy(form)
     if overrides.strip():
         _lay_over(document, parse(overrides, "overrides"))
@@ -80,6 +83,11 @@ def merge(settings: Sequence[str], overrides: str) -> dict[str, Any]:
     if undone := [p for p in paths if _at(default, p) != _at(asked, p) != _at(merged, p)]:
         told = [f"{path}: {_at(asked, path)!r} in the form, {_at(merged, path)!r} in overrides" for path in undone]
         raise ParameterError("\n  ".join([f"parameters: {len(undone)} set twice:", *told]))
+    if processes not in (None, merged["train"]["processes"]):
+        raise ParameterError(
+            f"train.processes: {merged['train']['processes']} in overrides, and each of {processes} GPU(s) has one: "
+            "change `gpus` in the form, and leave out train.processes, which follows from it."
+        )
     return merged
 
 

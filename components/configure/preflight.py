@@ -9,26 +9,49 @@ from typing import Any
 from components.contracts import InputError
 from components.lineage import tracking_client
 from components.models.params import Params as Models
+from components.params import ParameterError
 
-# How many GPUs the trainings of a cluster get; not set where they get none.
-GPUS = "POLYPHONY_GPUS"
-# On how many nodes; not set where it is one.
+# The resource name of a cluster's GPUs; not set where it has none.
+GPU = "POLYPHONY_GPU"
+# On how many nodes trainings are; not set where it is one.
 NODES = "POLYPHONY_NODES"
 
 
+def processes(gpus: int) -> int | None:
+    """How many processes a training has: one to a GPU of each node; None where there are no GPUs, and parameters say it.
+
+    Args:
+        gpus: of each node, as the form says.
+
+    Raises:
+        ParameterError: if the cluster has none and some are asked for, or the other way round.
+    """
+    name = os.environ.get(GPU)
+    if gpus < 0 or (gpus and not name):
+        raise ParameterError(
+            f"gpus: {gpus}, where there are none: make it 0, or name the GPUs' resource as `accelerated.gpu` in the cluster's "
+            "profile. On this machine train.processes says how many processes share a training."
+        )
+    if name and not gpus:
+        raise ParameterError(f"gpus: 0, and trainings ask for {name} here: at least 1.")
+    return gpus * _nodes() or None
+
+
+def _nodes() -> int:
+    return int(os.environ.get(NODES) or 1)
+
+
 def preflight(document: Mapping[str, Any]) -> None:
-    """Looks whether there are GPUs for all processes, whether MLflow answers, and whether the tokenizer has a chat template.
+    """Looks whether nodes can share all processes, whether MLflow answers, and whether the tokenizer has a chat template.
 
     Raises:
         InputError: naming what is missing.
     """
-    processes, gpus, nodes = document["train"]["processes"], os.environ.get(GPUS), int(os.environ.get(NODES) or 1)
-    if gpus and processes > int(gpus):
-        raise InputError(f"train.processes is {processes}, and trainings get {gpus} GPU(s) here: see `gpus` in the profile.")
-    if processes % nodes:
+    shared, nodes = document["train"]["processes"], _nodes()
+    if shared % nodes:
         raise InputError(
-            f"train.processes is {processes}, and trainings are on {nodes} nodes here, which share them alike: make it "
-            f"{nodes * max(1, processes // nodes)}, or choose a profile with one node."
+            f"train.processes is {shared}, and trainings are on {nodes} nodes here, which share them alike: make it "
+            f"{nodes * max(1, shared // nodes)}, or choose a profile with one node."
         )
 
     from mlflow.exceptions import MlflowException

@@ -58,6 +58,7 @@ def train_sft(
 def train_preference(
     params: str,
     objective: str,
+    gpu_limit: str,
     pairs: Input[Dataset],
     deviations: Input[Dataset],
     validation: Input[Artifact],
@@ -66,7 +67,11 @@ def train_preference(
     model: Output[Model],
     metrics: Output[Metrics],
 ) -> dsl.ContainerSpec:
-    """Preference training; `dpo` and `ddpo` differ in the weights alone."""
+    """Preference training; `dpo` and `ddpo` differ in the weights alone.
+
+    `gpu_limit` is here for the task's limit, not for the step: kfp takes into a loop only what its tasks take as inputs.
+    """
+    del gpu_limit
     return dsl.ContainerSpec(
         image=MODEL,
         command=["python", "-m", "components.train"],

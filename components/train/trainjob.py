@@ -103,7 +103,8 @@ def _start(client: TrainerClient, name: str, each: int, task: Path, given: Setti
 
     # Models of the hub are on their volume: the task has looked for them, and the pods need no token.
     environment = {"HF_HUB_OFFLINE": "1", **given.environment}
-    if not any("/" in resource for resource in given.resources):
+    resources = given.resources | ({given.gpu: str(each)} if given.gpu else {})
+    if not given.gpu:
         environment["ACCELERATE_USE_CPU"] = "true"
     volumes = [{"name": f"volume-{i}", "persistentVolumeClaim": {"claimName": claim}} for i, claim in enumerate(given.volumes)]
     mounts = [{"name": f"volume-{i}", "mountPath": path} for i, path in enumerate(given.volumes.values())]
@@ -124,7 +125,7 @@ def _start(client: TrainerClient, name: str, each: int, task: Path, given: Setti
     client.train(
         runtime=given.runtime,
         trainer=CustomTrainerContainer(
-            image=os.environ[IMAGE], num_nodes=given.nodes, resources_per_node=given.resources, env=environment
+            image=os.environ[IMAGE], num_nodes=given.nodes, resources_per_node=resources, env=environment
         ),
         options=[
             Name(name),

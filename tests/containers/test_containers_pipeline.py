@@ -32,7 +32,7 @@ def test_the_same_as_with_dvc(contained: Workspace, finished: Path, server: str,
     registered = store.get_model_version(told["name"], str(told["version"]))
     assert registered.tags["data.digest"] == digest(finished / "stories.jsonl")
     assert registered.tags["model.digest"] == model
-    runs = runs_of(server, store.get_run(registered.run_id).data.tags[ENGINE_TAG])
+    runs = runs_of(server, store.get_run(str(registered.run_id)).data.tags[ENGINE_TAG])
     assert len(runs) == len(parity.TASKS)
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.tags["commit"] for run in runs} == {head(checkout)}

@@ -79,6 +79,16 @@ TRAPS: dict[str, tuple[Callable[[dict[str, Any], dict[str, Any]], Any], str]] = 
         lambda spec, _: container(spec, "train-sft")["resources"].pop("resourceMemoryLimit"),
         "task train-sft: asks for a GPU without a memory limit",
     ),
+    "limit that is a number": (
+        lambda spec, _: spec["components"]["comp-configure"]["outputDefinitions"]["parameters"]["gpu_limit"].update(
+            parameterType="NUMBER_INTEGER"
+        ),
+        "task train-sft: a limit is pipelinechannel--configure-gpu_limit, which is no text",
+    ),
+    "limit that does not reach a loop": (
+        lambda spec, _: tasks(spec)["train-preference"]["inputs"]["parameters"].pop("pipelinechannel--configure-gpu_limit"),
+        "task train-preference: a limit is pipelinechannel--configure-gpu_limit, which is no text that the task is passed",
+    ),
     "gpu without shm": (
         lambda _, platform: executor(platform, "train-sft").pop("emptyDirMounts"),
         "task train-sft: asks for a GPU without a mount at /dev/shm",

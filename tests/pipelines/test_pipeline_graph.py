@@ -23,6 +23,7 @@ from components.params import SECTIONS
 from components.train.nodes import SETTINGS, Settings
 from pipelines.check import problems
 from pipelines.cluster import Cluster, Images, load_cluster
+from pipelines.graph import pipeline
 from pipelines.package import PACKAGE, compile_package, documents
 from tests.test_dvc_yaml import EDGES, STAGES, step_of
 
@@ -200,7 +201,7 @@ def test_a_task_calls_its_step_as_the_stage_does(stage: str, backend: bool, tmp_
         "source": "s",
         "objective": stage.partition("@")[2] or form()["registered"]["defaultValue"],
     }
-    values |= {"objectives": objectives, "shard": "0", "of": 1}
+    values |= {"objectives": objectives, "shard": "0", "of": 1, "gpu_limit": "1"}
     passed = parameters(task)
     if task in ITEMS:
         assert "item" in passed.values()
@@ -260,7 +261,7 @@ def test_the_form_has_the_defaults_of_the_parameters() -> None:
             r"^--set=([\w.]+)=\{\{\$\.inputs\.parameters\['(\w+)'\]\}\}$", "\n".join(container("configure")["args"]), re.M
         )
     )
-    assert set(settings.values()) | {"overrides", "objectives", "registered", "embed_shards"} == set(form())
+    assert set(settings.values()) | {"overrides", "objectives", "registered", "gpus", "embed_shards"} == set(form())
     for path, name in settings.items():
         value = everything
         for key in path.split("."):
@@ -317,6 +318,7 @@ def test_configure_reads_the_same_from_the_backend_and_here(
 def test_every_step_gets_what_the_cluster_has() -> None:
     cluster = load_cluster("gpu")
     cluster = cluster.model_copy(update={"accelerated": cluster.accelerated.model_copy(update={"gpus": 4})})
+    assert pipeline(cluster).component_spec.inputs["gpus"].default == 4
     spec, platform = documents(compile_package(cluster))
     told = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for label, executor in spec["deploymentSpec"]["executors"].items():
@@ -325,7 +327,8 @@ def test_every_step_gets_what_the_cluster_has() -> None:
         assert ("accelerator" in resources) == heavy
         if heavy:
             many = label in ("exec-train-sft", "exec-train-preference")
-            assert resources["accelerator"]["resourceCount"] == ("4" if many else "1")
+            chosen = "{{$.inputs.parameters['pipelinechannel--configure-gpu_limit']}}"
+            assert resources["accelerator"]["resourceCount"] == (chosen if many else "1")
         assert resources["resourceMemoryLimit"] == ("64G" if heavy else "16G")
         assert ("nodeSelector" in told[label]) == heavy == ("tolerations" in told[label])
         assert int(told[label]["activeDeadlineSeconds"]) > 0
@@ -370,7 +373,8 @@ def test_trainings_on_several_nodes() -> None:
     spec, platform = documents(package := compile_package(several))
     assert problems(package) == []
     one, _ = documents(compile_package(cluster))
-    assert spec["root"]["inputDefinitions"] == one["root"]["inputDefinitions"]
+    inputs, of_one = (found["root"]["inputDefinitions"]["parameters"] for found in (spec, one))
+    assert inputs == of_one | {"gpus": of_one["gpus"] | {"defaultValue": 8.0}}
     told = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for label, executor in spec["deploymentSpec"]["executors"].items():
         container = executor["container"]
@@ -380,15 +384,16 @@ def test_trainings_on_several_nodes() -> None:
         if SETTINGS not in environment:
             continue
         assert "accelerator" not in container["resources"]
+        assert "{{" not in json.dumps(container["resources"])
         given = Settings.model_validate_json(environment[SETTINGS])
-        assert (given.nodes, given.resources) == (3, {"cpu": "8", "memory": "64G", "nvidia.com/gpu": "8"})
+        assert (given.nodes, given.gpu, given.resources) == (3, "nvidia.com/gpu", {"cpu": "8", "memory": "64G"})
         assert {
             mount["pvcNameParameter"]["runtimeValue"]["constant"]: mount["mountPath"] for mount in told[label]["pvcMount"]
         } == (given.volumes)
         assert int(told[label]["activeDeadlineSeconds"]) == given.hours * 3600
         assert given.environment["HF_HOME"] == environment["HF_HOME"]
     looked_at = {found["name"]: found["value"] for found in container_of(spec, "configure")["env"]}
-    assert (looked_at["POLYPHONY_GPUS"], looked_at["POLYPHONY_NODES"]) == ("24", "3")
+    assert (looked_at["POLYPHONY_GPU"], looked_at["POLYPHONY_NODES"]) == ("nvidia.com/gpu", "3")
     with pytest.raises(ValidationError, match=r"volumes\.checkpoints"):
         Cluster(accelerated=several.accelerated)
 

@@ -26,7 +26,7 @@ def call(tmp_path: Path, tiny_model: Path, store: Path) -> Any:
     """Calls `configure` with all its outputs under `out`; returns its status."""
     del store
     (tmp_path / "stories.jsonl").write_text("{}\n", encoding="utf-8")
-    outputs = [f"--{name}=out/{name}" for name in (*TASKS, "source", "compared", "shards", "configuration")]
+    outputs = [f"--{name}=out/{name}" for name in (*TASKS, "source", "gpu-limit", "compared", "shards", "configuration")]
     usual = [f"--set=models.language={tiny_model}", "--set=ingest.source=stories.jsonl"]
     return lambda *words: configure([*usual, *outputs, *words])
 
@@ -99,10 +99,43 @@ def test_what_is_wrong_ends_the_run_here(
     assert not Path("out").exists()
 
 
-def test_more_processes_than_gpus(call: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("POLYPHONY_GPUS", "2")
-    assert call("--overrides={train: {processes: 4, sharding: ddp}}") == 1
-    assert "train.processes is 4, and trainings get 2 GPU(s)" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("gpus", "nodes", "overrides", "trained"),
+    [
+        (1, 1, "", (1, "none")),
+        (4, 1, "", (4, "ddp")),
+        (2, 3, "{train: {sharding: fsdp2}}", (6, "fsdp2")),
+        (4, 1, "{train: {processes: 4, sharding: ddp}}", (4, "ddp")),
+    ],
+)
+def test_processes_follow_from_gpus(
+    call: Any, monkeypatch: pytest.MonkeyPatch, gpus: int, nodes: int, overrides: str, trained: tuple[int, str]
+) -> None:
+    monkeypatch.setenv("POLYPHONY_GPU", "nvidia.com/gpu")
+    monkeypatch.setenv("POLYPHONY_NODES", str(nodes))
+    assert call(f"--gpus={gpus}", f"--overrides={overrides}") == 0
+    for task in ("sft", "preference"):
+        given = json.loads(Path(f"out/{task}").read_text())["train"]
+        assert (given["processes"], given["sharding"]) == trained
+    assert Path("out/gpu-limit").read_text() == str(gpus)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "words", "told"),
+    [
+        ("nvidia.com/gpu", ["--gpus=2", "--overrides={train: {processes: 4}}"], "train.processes: 4 in overrides"),
+        ("nvidia.com/gpu", ["--gpus=1", "--overrides={train: {processes: 2, sharding: ddp}}"], "each of 1 GPU(s) has one"),
+        ("nvidia.com/gpu", ["--gpus=0"], "gpus: 0, and trainings ask for nvidia.com/gpu here"),
+        ("", ["--gpus=2"], "gpus: 2, where there are none"),
+    ],
+)
+def test_gpus_that_do_not_fit(
+    call: Any, monkeypatch: pytest.MonkeyPatch, gpu: str, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POLYPHONY_GPU", gpu)
+    assert call(*words) == 2
+    assert told in capsys.readouterr().err
+    assert not Path("out").exists()
 
 
 def test_processes_that_nodes_cannot_share(

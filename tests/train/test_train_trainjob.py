@@ -26,7 +26,8 @@ from tests.train.kubernetes_server import Kubernetes, serve
 GIVEN = Settings(
     nodes=2,
     runtime="torch-distributed",
-    resources={"cpu": "4", "memory": "64G", "nvidia.com/gpu": "8"},
+    resources={"cpu": "4", "memory": "64G"},
+    gpu="nvidia.com/gpu",
     hours=2,
     shared_memory="8Gi",
     volumes={"checkpoints": "/polyphony/.work/train", "hub": "/polyphony/.hub"},
@@ -99,7 +100,7 @@ def test_the_manifest(cluster: Kubernetes, tmp_path: Path, monkeypatch: pytest.M
         "HF_HOME": "/polyphony/.hub",
     }
     spec = made.manifest["spec"]
-    assert spec["trainer"]["resourcesPerNode"]["limits"] == GIVEN.resources
+    assert spec["trainer"]["resourcesPerNode"]["limits"] == GIVEN.resources | {"nvidia.com/gpu": "2"}
     assert (spec["runtimeRef"]["name"], spec["activeDeadlineSeconds"]) == ("torch-distributed", 7200)
     (patch,) = spec["runtimePatches"]
     (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
@@ -173,7 +174,7 @@ def step(folder: Path, tiny_model: Path, responses: Path, **values: Any) -> list
 
 
 def environment(cluster: Kubernetes, tmp_path: Path) -> dict[str, str]:
-    given = GIVEN.model_copy(update={"resources": {"cpu": "1"}, "environment": {"OMP_NUM_THREADS": "1"}})
+    given = GIVEN.model_copy(update={"resources": {"cpu": "1"}, "gpu": "", "environment": {"OMP_NUM_THREADS": "1"}})
     work = {"POLYPHONY_WORK": str(tmp_path / "volume"), "PYTHONPATH": str(Path(__file__).parents[2])}
     return os.environ | {SETTINGS: given.model_dump_json(), "KUBECONFIG": str(cluster.configuration(tmp_path))} | work
 
