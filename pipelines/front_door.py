@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluate.catalogue import ARROWS, BY_KEY, METRICS
+from components.evaluate.statements import statements
 from pipelines import ablations, ancestry, command, presets, registry, study
 from pipelines.platform import command as platform
 
@@ -62,7 +63,9 @@ def _results(arguments: argparse.Namespace) -> int:
     print()
     print(results_table(measured))
     print(f"\n{measured['prompts']} test prompts x {measured['samples']} samples; 95 % bootstrap intervals over prompts.\n")
-    for warning in measured.get("warnings", ()):
+    for said in statements(measured)[:1]:
+        print(f"{said}\n")
+    for warning in measured["warnings"]:
         print(f"Warning: {warning}\n")
     if arguments.all:
         print(f"{metrics_table(measured)}\n")

@@ -24,9 +24,9 @@ def statements(measured: Mapping[str, Any]) -> list[str]:
 
 
 def statement(a: str, b: str, difference: Mapping[str, Interval], matched_words: int, doubted: bool) -> str:
-    """How a compares with b, with the 95 % intervals of a - b; claims only what is significant after correction.
+    """How a compares with b in a sentence, with the 95 % intervals of a - b; claims only what is significant after correction.
 
-    Where lengths differ and diversity at equal length does not say the same, that is said too.
+    Where lengths differ and diversity at equal length does not say the same, another says so.
 
     Args:
         difference: metric -> {mean, low, high, p, p_adjusted}.
@@ -36,10 +36,7 @@ def statement(a: str, b: str, difference: Mapping[str, Interval], matched_words:
     other = "people" if b == GOLD else b
     text = _diversity(a, other, {where: difference[metric] for metric, where in _DIVERSITIES.items()})
     reward = difference["reward"]
-    if _claim(reward):
-        text += f". The reward of {a} is {'higher' if reward['mean'] > 0 else 'lower'} {_by(reward)}"
-    else:
-        text += f". No difference in reward is shown: {_spread(reward)}"
+    text += f", at a quality difference of {_spread(reward)}{'' if _claim(reward) else ', which may be chance'}"
     if doubted:
         text += "; mind the warning about the reward model"
     if length := _length(a, other, difference, matched_words):
@@ -51,13 +48,14 @@ def _diversity(a: str, b: str, intervals: Mapping[str, Interval]) -> str:
     """What is claimed of the diversities, by what they are of."""
     more = [f"{where} {_by(interval)}" for where, interval in intervals.items() if _claim(interval) > 0]
     less = [f"{where} {_by(interval)}" for where, interval in intervals.items() if _claim(interval) < 0]
-    unclear = [f"{where} {_spread(interval)}" for where, interval in intervals.items() if not _claim(interval)]
+    unclear = [f"{where} ({_spread(interval)})" for where, interval in intervals.items() if not _claim(interval)]
     parts = [
         f"is {word} diverse than {b} {' and '.join(claims)}" for word, claims in (("more", more), ("less", less)) if claims
     ]
     if not parts:
-        return f"Between {a} and {b} no difference in diversity is shown: {' and '.join(unclear)}"
-    return f"{a} {', and '.join(parts)}" + (f"; no difference is shown {' and '.join(unclear)}" if unclear else "")
+        return f"{a} is not shown to differ from {b} in diversity, {' or '.join(unclear)}"
+    parts += [f"not shown to differ {' or '.join(unclear)}"] if unclear else []
+    return f"{a} {', and '.join(parts)}"
 
 
 def _length(a: str, b: str, difference: Mapping[str, Interval], matched_words: int) -> str:
@@ -71,7 +69,7 @@ def _length(a: str, b: str, difference: Mapping[str, Interval], matched_words: i
     if not changed or not _claim(words):
         return ""
     longer = "longer" if words["mean"] > 0 else "shorter"
-    return f"Stories of {a} are {longer} {_by(words, 0)} words. In the first {matched_words} words of all: " + _diversity(
+    return f"Stories of {a} are {longer} {_by(words, 0)} words. In the first {matched_words} words of all, " + _diversity(
         a, b, changed
     )
 
@@ -95,8 +93,8 @@ def _by(interval: Interval, digits: int = 3) -> str:
 def _spread(interval: Interval) -> str:
     mean, low, high = (_signed(interval[key]) for key in ("mean", "low", "high"))
     # An interval without 0 would seem to show something.
-    apart = interval["low"] > 0 or interval["high"] < 0
-    return f"{mean} [{low}, {high}]" + (f" (corrected p {number(interval['p_adjusted'], 2)})" if apart else "")
+    seeming = not _claim(interval) and (interval["low"] > 0 or interval["high"] < 0)
+    return f"{mean} [{low}, {high}]" + (f", corrected p {number(interval['p_adjusted'], 2)}" if seeming else "")
 
 
 def _signed(value: float) -> str:

@@ -37,36 +37,37 @@ def difference(
             UP,
             UP,
             DOWN,
-            "ddpo is more diverse than dpo in meaning by 0.030 [0.010, 0.050] and in style by 0.030 [0.010, 0.050]. "
-            "The reward of ddpo is lower by 0.200 [0.100, 0.300].",
+            "ddpo is more diverse than dpo in meaning by 0.030 [0.010, 0.050] and in style by 0.030 [0.010, 0.050], "
+            "at a quality difference of −0.200 [−0.300, −0.100].",
         ),
         (
             UP,
             DOWN,
             UP,
             "ddpo is more diverse than dpo in meaning by 0.030 [0.010, 0.050], and is less diverse than dpo in style by 0.200 "
-            "[0.100, 0.300]. The reward of ddpo is higher by 0.030 [0.010, 0.050].",
+            "[0.100, 0.300], at a quality difference of +0.030 [+0.010, +0.050].",
         ),
         (
             UNCLEAR,
             UP,
             UNCLEAR,
-            "ddpo is more diverse than dpo in style by 0.030 [0.010, 0.050]; no difference is shown in meaning +0.004 [−0.010, "
-            "+0.018]. No difference in reward is shown: +0.004 [−0.010, +0.018].",
+            "ddpo is more diverse than dpo in style by 0.030 [0.010, 0.050], and not shown to differ in meaning (+0.004 [−0.010, "
+            "+0.018]), at a quality difference of +0.004 [−0.010, +0.018], which may be chance.",
         ),
         (
             UNCLEAR,
             UNCLEAR,
             DOWN,
-            "Between ddpo and dpo no difference in diversity is shown: in meaning +0.004 [−0.010, +0.018] and in style +0.004 "
-            "[−0.010, +0.018]. The reward of ddpo is lower by 0.200 [0.100, 0.300].",
+            "ddpo is not shown to differ from dpo in diversity, in meaning (+0.004 [−0.010, +0.018]) or in style (+0.004 "
+            "[−0.010, +0.018]), at a quality difference of −0.200 [−0.300, −0.100].",
         ),
         (
             MANY,
             UP,
-            UNCLEAR,
-            "ddpo is more diverse than dpo in style by 0.030 [0.010, 0.050]; no difference is shown in meaning +0.030 [+0.001, "
-            "+0.060] (corrected p 0.20). No difference in reward is shown: +0.004 [−0.010, +0.018].",
+            MANY,
+            "ddpo is more diverse than dpo in style by 0.030 [0.010, 0.050], and not shown to differ in meaning (+0.030 [+0.001, "
+            "+0.060], corrected p 0.20), at a quality difference of +0.030 [+0.001, +0.060], corrected p 0.20, which may be "
+            "chance.",
         ),
     ],
 )
@@ -84,14 +85,14 @@ def test_statement(semantic: Values, style: Values, reward: Values, expected: st
         (
             LONGER,
             (UNCLEAR, DOWN),
-            " Stories of ddpo are longer by 40 [30, 50] words. In the first 50 words of all: Between ddpo and people no "
-            "difference in diversity is shown: in meaning +0.004 [−0.010, +0.018].",
+            " Stories of ddpo are longer by 40 [30, 50] words. In the first 50 words of all, ddpo is not shown to differ from "
+            "people in diversity, in meaning (+0.004 [−0.010, +0.018]).",
         ),
         (
             DOWN,
             (DOWN, UNCLEAR),
-            " Stories of ddpo are shorter by 0 [0, 0] words. In the first 50 words of all: ddpo is less diverse than people in "
-            "meaning by 0.200 [0.100, 0.300]; no difference is shown in style +0.004 [−0.010, +0.018].",
+            " Stories of ddpo are shorter by 0 [0, 0] words. In the first 50 words of all, ddpo is less diverse than people in "
+            "meaning by 0.200 [0.100, 0.300], and not shown to differ in style (+0.004 [−0.010, +0.018]).",
         ),
     ],
 )

@@ -12,6 +12,11 @@ import pytest
 
 from pipelines.front_door import main, metrics_table, results_table
 
+DIFFERENCE = {"mean": 0.02, "low": 0.01, "high": 0.03, "p_adjusted": 0.01}
+DIFFERENCES = dict.fromkeys(
+    ("reward", "words", *(f"{kind}_diversity{matched}" for kind in ("semantic", "style") for matched in ("", "_matched"))),
+    DIFFERENCE,
+)
 MEASURED: dict[str, Any] = {
     "prompts": 7,
     "samples": 4,
@@ -24,6 +29,9 @@ MEASURED: dict[str, Any] = {
         }
         for name in ("gold", "ddpo")
     },
+    "differences": dict.fromkeys(("ddpo-gold", "dpo-gold", "dpo-ddpo"), DIFFERENCES),
+    "matched_words": 50,
+    "warnings": [],
 }
 OTHERS = {
     key: {"mean": 0.25, "low": 0.1, "high": 0.3} for key in ("semantic_diversity", "style_diversity", "words", "homogenisation")
@@ -50,6 +58,7 @@ def test_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert results_table(MEASURED) in shown
     assert "7 test prompts x 4 samples" in shown
+    assert "ddpo is more diverse than people in meaning by 0.020 [0.010, 0.030]" in shown
     assert "Registered: polyphony version 3, rejected" in shown
     assert "  semantic_diversity: too low\n  reward: too low\n" in shown
     assert str(artifacts / "evaluation" / "report.html") in shown
