@@ -53,7 +53,7 @@ def main() -> int:
     )
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=128, help="longest story")
-    parser.add_argument("--batch", type=int, default=64, help="sequences generated at once; evaluate.batch_size, 32 there")
+    parser.add_argument("--batch", type=int, default=64, help="sequences generated at once, as evaluate.batch_size")
     size = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Batches of stories that are kept together. Within a group the end of one story makes room for the next; a kill costs at most
 # one group. Only whole groups are kept, as rounding depends on what is computed together: so stories are always the same.
-GROUP = 8
+GROUP = 4
 # What writes them, beside the models.
 _CODE = tuple(f"evaluate/{name}.py" for name in ("generate", "slots", "vllm"))
 

@@ -113,7 +113,7 @@ class Params(Section):
     min_p: Share = Field(0.0, description="tokens kept: at least so probable as this share of the likeliest; 0 keeps all")
     repetition_penalty: Penalty = Field(1.1, description="1 is none")
     max_new_tokens: Tokens = Field(256, description="a story that has not ended by then is cut; the paper allows 2048")
-    batch_size: int = Field(32, ge=1, description="sequences generated at once")
+    batch_size: int = Field(64, ge=1, description="sequences generated at once")
     metrics: Metrics = Metrics()
     systems: dict[Annotated[str, AfterValidator(named)], System] = Field(
         default_factory=dict,
