@@ -60,13 +60,13 @@ def tracking_client() -> MlflowClient:
     """The client of the store named by `MLFLOW_TRACKING_URI`; `sqlite:///mlflow.db` in the working directory otherwise."""
     import mlflow
 
-    _take_credentials_out()
+    take_credentials_out()
     # Absolute: MLflow opens a store once for a process, which may change its working directory.
     mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}")
     return mlflow.MlflowClient()
 
 
-def _take_credentials_out() -> None:
+def take_credentials_out() -> None:
     """MLflow prints and records the address it is given: name and password go where it reads them too."""
     address = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
     if address.scheme in ("http", "https") and "@" in address.netloc:

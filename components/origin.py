@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 # Look-ups that a tracking server is asked for at once, and runs that each brings at most.
-_AT_ONCE, _NEWEST = 8, 5
+AT_ONCE, NEWEST = 8, 5
+NEWEST_FIRST = "attributes.start_time DESC"
 
 
 class UntraceableError(Exception):
@@ -129,24 +130,23 @@ def trace(name: str, digest: str, records: Records | None = None, *, gaps: bool 
     return visit(name, digest, None, ())
 
 
-class MlflowRecords:
-    """Records in a tracking store, through MLflow; for each digest it is asked once, as a rule."""
+class SearchedRecords:
+    """Records behind a search like MLflow's, which is asked for each digest once, as a rule.
 
-    def __init__(self, client: MlflowClient) -> None:
-        self._client = client
+    Args:
+        search: the last `NEWEST` runs that match a filter of MLflow's, the last first.
+        at_once: questions that it is asked at the same time.
+    """
+
+    def __init__(self, search: Callable[[str], list[Record]], at_once: int) -> None:
+        self._search, self._at_once = search, at_once
         # The last makers of a digest, the last first.
         self._known: dict[str, list[Record]] = {}
-        self._experiments: list[str] = []
-        token = None
-        while token != "":
-            page = client.search_experiments(page_token=token)
-            self._experiments += [experiment.experiment_id for experiment in page]
-            token = page.token or ""
 
     def makers(self, wanted: Collection[Wanted]) -> dict[Wanted, Record | None]:
         asked = sorted({digest for digest, _ in wanted} - self._known.keys())
-        if self._client.tracking_uri.startswith("http"):
-            with ThreadPoolExecutor(_AT_ONCE) as pool:
+        if self._at_once > 1:
+            with ThreadPoolExecutor(self._at_once) as pool:
                 self._known |= zip(asked, pool.map(self._makers, asked), strict=True)
         else:
             self._known |= {digest: self._makers(digest) for digest in asked}
@@ -155,17 +155,29 @@ class MlflowRecords:
     def _maker(self, digest: str, before: int | None) -> Record | None:
         known = self._known[digest]
         earlier = [record for record in known if before is None or record.started < before]
-        if not earlier and len(known) == _NEWEST:
+        if not earlier and len(known) == NEWEST:
             earlier = self._makers(digest, f" AND attributes.start_time < {before}")
         found = earlier or known
         return found[0] if found else None
 
     def _makers(self, digest: str, condition: str = "") -> list[Record]:
         # The key of a tag is the first part of the table's primary key; this reads the rows of one digest.
-        found = self._client.search_runs(
-            self._experiments,
-            f"tags.`{PRODUCED}{digest}` LIKE '%' AND attributes.status = 'FINISHED'{condition}",
-            max_results=_NEWEST,
-            order_by=["attributes.start_time DESC"],
-        )
+        return self._search(f"tags.`{PRODUCED}{digest}` LIKE '%' AND attributes.status = 'FINISHED'{condition}")
+
+
+class MlflowRecords(SearchedRecords):
+    """Records in a tracking store, through MLflow."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+        self._experiments: list[str] = []
+        token = None
+        while token != "":
+            page = client.search_experiments(page_token=token)
+            self._experiments += [experiment.experiment_id for experiment in page]
+            token = page.token or ""
+        super().__init__(self._runs, AT_ONCE if client.tracking_uri.startswith("http") else 1)
+
+    def _runs(self, condition: str) -> list[Record]:
+        found = self._client.search_runs(self._experiments, condition, max_results=NEWEST, order_by=[NEWEST_FIRST])
         return [Record(run.info.run_id, run.info.start_time, run.data.tags, run.data.params) for run in found]

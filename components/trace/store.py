@@ -1,4 +1,4 @@
-"""Where versions and runs are looked up: through MLflow, or, where its store is an SQLite file, in that file at once."""
+"""Where versions and runs are looked up: in MLflow's SQLite file, at its server, or, where it is neither, through MLflow."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol
 
 from components.contracts import InputError
-from components.lineage import PRODUCED, tracking_client
+from components.lineage import PRODUCED, take_credentials_out, tracking_client
+from components.live import short
 from components.origin import MlflowRecords, Record, Records, Wanted
 
 # Values that one statement is given.
 _VALUES = 500
+# What else may say where the store is and who may ask.
+_MLFLOWS = ("MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_WORKSPACE")
+# What MLflow calls a name or a number that it does not know.
+ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,18 @@ class Store(Records, Protocol):
 
 def open_store() -> Store:
     """The store named by `MLFLOW_TRACKING_URI`; `mlflow.db` in the working directory otherwise."""
+    take_credentials_out()
     address = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if any(os.environ.get(name) for name in _MLFLOWS):
+        return MlflowStore()
+    if address.startswith(("http://", "https://")):
+        from components.trace.rest import RestStore
+
+        try:
+            return RestStore(address)
+        except (OSError, HTTPException, ValueError, KeyError):
+            # MLflow knows more ways to get in, waits longer, and says why it does not.
+            return MlflowStore()
     if address.startswith("sqlite:///"):
         path = Path(address.removeprefix("sqlite:///"))
         if not path.is_file():
@@ -60,10 +77,15 @@ def open_store() -> Store:
 
 
 class MlflowStore(MlflowRecords):
-    """The tracking server, or any store that MLflow knows."""
+    """Any store that MLflow knows."""
 
     def __init__(self) -> None:
-        super().__init__(tracking_client())
+        from mlflow.exceptions import MlflowException
+
+        try:
+            super().__init__(tracking_client())
+        except MlflowException as error:
+            raise InputError(f"MLflow does not open its store, MLFLOW_TRACKING_URI: {short(error)}") from error
 
     def version(self, name: str, version: str = "", alias: str = "") -> Version:
         from mlflow.exceptions import MlflowException
@@ -73,7 +95,9 @@ class MlflowStore(MlflowRecords):
                 self._client.get_model_version_by_alias(name, alias) if alias else self._client.get_model_version(name, version)
             )
         except MlflowException as error:
-            raise _none(name, version, alias) from error
+            if error.error_code not in ABSENT:
+                raise InputError(f"MLflow does not say what {name} is: {short(error)}") from error
+            raise none(name, version, alias) from error
         # A version that was looked up by its alias does not tell its aliases.
         return _version(self._client.get_model_version(name, found.version))
 
@@ -104,7 +128,8 @@ def _version(found: Any) -> Version:
     )
 
 
-def _none(name: str, version: str, alias: str) -> InputError:
+def none(name: str, version: str, alias: str) -> InputError:
+    """What to say where there is no such version."""
     wanted = f"{name}@{alias}" if alias else f"{name}/{version}"
     return InputError(f"{wanted}: no such version in the registry. `polyphony history --model {name}` lists what there is.")
 
@@ -151,11 +176,11 @@ class SqliteStore:
             query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
             row = self._database.execute(query, (name, alias)).fetchone()
             if row is None:
-                raise _none(name, version, alias)
+                raise none(name, version, alias)
             version = str(row[0])
         found = self._versions("name = ? AND version = ?", (name, version))
         if not found:
-            raise _none(name, version, alias)
+            raise none(name, version, alias)
         return found[0]
 
     def versions(self) -> list[Version]:

@@ -1,0 +1,167 @@
+"""MLflow's server asked directly: importing MLflow takes longer than all that is asked of it here."""
+
+from __future__ import annotations
+
+import base64
+import configparser
+import json
+import os
+import ssl
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from components.contracts import InputError
+from components.live import short
+from components.origin import AT_ONCE, NEWEST, NEWEST_FIRST, Record, SearchedRecords
+from components.trace.store import ABSENT, Version, none
+
+# Experiments and versions that one answer brings.
+_PAGE = 1000
+# Seconds before another try, and what may be another answer then.
+_PAUSES, _PASSING = (0.5, 1.0, 2.0, 4.0), (408, 429)
+
+
+class RestStore(SearchedRecords):
+    """The store of a server, with the credentials and certificates in MLflow's own environment variables.
+
+    Raises:
+        OSError: if the server does not answer, or not to this account.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address.rstrip("/")
+        self._authorization = _authorization()
+        self._tls = _tls() if address.startswith("https:") else None
+        # Who cannot be reached at once is MLflow's to wait for.
+        self._pauses: tuple[float, ...] = ()
+        self._experiments = [str(one["experiment_id"]) for one in self._all("experiments/search", "experiments", body={})]
+        self._pauses = _PAUSES
+        super().__init__(self._runs, AT_ONCE)
+
+    def version(self, name: str, version: str = "", alias: str = "") -> Version:
+        try:
+            if alias:
+                found = self._get("registered-models/alias", {"name": name, "alias": alias})
+                version = str(found["model_version"]["version"])
+            # A version that was looked up by its alias does not tell its aliases.
+            return _version(self._get("model-versions/get", {"name": name, "version": version})["model_version"])
+        except urllib.error.HTTPError as error:
+            if _code(error) in ABSENT:
+                raise none(name, version, alias) from error
+            raise self._failed(error) from error
+        except (OSError, HTTPException) as error:
+            raise self._failed(error) from error
+
+    def versions(self) -> list[Version]:
+        # Versions that are searched for do not tell their aliases.
+        aliases: dict[tuple[str, str], list[str]] = {}
+        try:
+            for model in self._all("registered-models/search", "registered_models"):
+                for one in model.get("aliases", ()):
+                    aliases.setdefault((model["name"], str(one["version"])), []).append(one["alias"])
+            found = [_version(one) for one in self._all("model-versions/search", "model_versions")]
+        except (OSError, HTTPException) as error:
+            raise self._failed(error) from error
+        return [replace(one, aliases=tuple(sorted(aliases.get((one.name, one.version), [])))) for one in found]
+
+    def _runs(self, condition: str) -> list[Record]:
+        asked = {"experiment_ids": self._experiments, "filter": condition, "max_results": NEWEST, "order_by": [NEWEST_FIRST]}
+        try:
+            found = self._answer("runs/search", body=asked).get("runs", ())
+        except (OSError, HTTPException) as error:
+            raise self._failed(error) from error
+        return [
+            Record(
+                run["info"]["run_id"],
+                int(run["info"]["start_time"]),
+                _pairs(run["data"], "tags"),
+                _pairs(run["data"], "params"),
+            )
+            for run in found
+        ]
+
+    def _all(self, call: str, what: str, body: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+        """What a search finds, page by page."""
+        token = ""
+        while True:
+            asked = {"max_results": _PAGE} | ({"page_token": token} if token else {})
+            page = self._get(call, asked) if body is None else self._answer(call, body={**body, **asked})
+            yield from page.get(what, ())
+            token = page.get("next_page_token", "")
+            if not token:
+                return
+
+    def _get(self, call: str, asked: Mapping[str, Any]) -> Any:
+        return self._answer(f"{call}?{urllib.parse.urlencode(asked)}")
+
+    def _answer(self, call: str, body: Mapping[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self._address}/api/2.0/mlflow/{call}", data)  # noqa: S310 - see open_store
+        request.add_header("Content-Type", "application/json")
+        if self._authorization:
+            # Not for whom the server may send us on to.
+            request.add_unredirected_header("Authorization", self._authorization)
+        timeout = float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") or 120)
+        for pause in (*self._pauses, None):
+            try:
+                with urllib.request.urlopen(request, timeout=timeout, context=self._tls) as answer:  # noqa: S310
+                    return json.load(answer)
+            except (OSError, HTTPException) as error:
+                status = error.code if isinstance(error, urllib.error.HTTPError) else 500
+                if pause is None or (status < 500 and status not in _PASSING):
+                    raise
+                time.sleep(pause)
+        raise AssertionError
+
+    def _failed(self, error: Exception) -> InputError:
+        return InputError(f"MLflow at {self._address} does not answer what it is asked ({short(error)}). Try again.")
+
+
+def _authorization() -> str:
+    """What MLflow says of itself: name and password, else a token."""
+    kept = configparser.ConfigParser(interpolation=None)
+    kept.read(Path("~/.mlflow/credentials").expanduser())
+    found = dict(kept["mlflow"]) if "mlflow" in kept else {}
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    user, password = (os.environ.get(name) or found.get(name.lower()) for name in names)
+    if user and password:
+        return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return f"Bearer {token}" if token else ""
+
+
+def _tls() -> ssl.SSLContext:
+    authority = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or os.environ.get("REQUESTS_CA_BUNDLE")
+    folder = bool(authority) and Path(str(authority)).is_dir()
+    context = ssl.create_default_context(cafile=None if folder else authority, capath=authority if folder else None)
+    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if own := os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH"):
+        context.load_cert_chain(own)
+    return context
+
+
+def _code(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.load(error).get("error_code", ""))
+    except (ValueError, AttributeError):
+        return ""
+
+
+def _version(found: Mapping[str, Any]) -> Version:
+    return Version(
+        *(found["name"], str(found["version"]), found.get("run_id", ""), found.get("source", "")),
+        tuple(sorted(found.get("aliases", ()))),
+        _pairs(found, "tags"),
+    )
+
+
+def _pairs(found: Mapping[str, Any], what: str) -> dict[str, str]:
+    return {one["key"]: one.get("value", "") for one in found.get(what, ())}

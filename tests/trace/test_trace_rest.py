@@ -1,0 +1,136 @@
+"""MLflow's server asked without MLflow: who asks, what is tried again, and when it is left to MLflow."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from components.contracts import InputError
+from components.trace import rest
+from components.trace.rest import RestStore
+from components.trace.store import MlflowStore, open_store
+
+EXPERIMENTS = json.dumps({"experiments": [{"experiment_id": "1"}]}).encode()
+RUN = {"info": {"run_id": "r", "start_time": 5}, "data": {"tags": [{"key": "step", "value": "weight"}]}}
+
+
+class Server(ThreadingHTTPServer):
+    """Answers in turn what it is told, with what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers: list[tuple[int, bytes]] = []
+        self.asked: list[tuple[str, str]] = []
+        self.uri = f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        self.server.asked.append((self.path, self.headers.get("Authorization", "")))
+        status, content = self.server.answers.pop(0)
+        self.send_response(status)
+        if status == 307:
+            self.send_header("Location", content.decode())
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Keeps the tests' output clean."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    monkeypatch.setattr(rest, "_PAUSES", (0.001, 0.001))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Server() as found:
+        Thread(target=found.serve_forever, daemon=True).start()
+        found.answers.append((200, EXPERIMENTS))
+        yield found
+        found.shutdown()
+
+
+def basic(pair: str) -> str:
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+
+@pytest.mark.parametrize(
+    ("variables", "kept", "sent"),
+    [
+        ({}, "", ""),
+        ({"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "pä:ss"}, "", basic("me:pä:ss")),
+        ({"MLFLOW_TRACKING_TOKEN": "t"}, "", "Bearer t"),
+        ({}, "mlflow_tracking_username=me\nmlflow_tracking_password=50%", basic("me:50%")),
+        (
+            {"MLFLOW_TRACKING_PASSWORD": "other"},
+            "mlflow_tracking_username=me\nmlflow_tracking_password=p",
+            basic("me:other"),
+        ),
+    ],
+)
+def test_it_says_who_asks_as_mlflow_does(
+    server: Server, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], kept: str, sent: str, tmp_path: Path
+) -> None:
+    for name in ("USERNAME", "PASSWORD", "TOKEN"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if kept:
+        (tmp_path / ".mlflow").mkdir()
+        (tmp_path / ".mlflow" / "credentials").write_text(f"[mlflow]\n{kept}\n", encoding="utf-8")
+    RestStore(server.uri)
+    assert server.asked == [("/api/2.0/mlflow/experiments/search", sent)]
+
+
+def test_who_it_is_sent_on_to_learns_no_password(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t")
+    store = RestStore(server.uri)
+    found = json.dumps({"model_version": {"name": "m", "version": "1", "aliases": ["champion"]}}).encode()
+    server.answers += [(307, b"/elsewhere"), (200, found)]
+    assert store.version("m", "1").aliases == ("champion",)
+    assert server.asked[-1] == ("/elsewhere", "")
+
+
+def test_what_may_pass_is_asked_again(server: Server) -> None:
+    store = RestStore(server.uri)
+    server.answers += [(503, b""), (429, b""), (200, json.dumps({"runs": [RUN]}).encode())]
+    record = store.makers([("0", None)])["0", None]
+    assert record is not None and (record.run_id, record.started, record.tags) == ("r", 5, {"step": "weight"})
+    server.answers += [(503, b"")] * 3
+    with pytest.raises(InputError, match=r"does not answer what it is asked .*503.* Try again"):
+        store.makers([("1", None)])
+    server.answers += [(403, b"{}")]
+    with pytest.raises(InputError, match="403"):
+        store.version("m", "1")
+    assert not server.answers
+
+
+@pytest.mark.parametrize("answer", [(401, b""), (500, b""), (200, b"<html>log in</html>"), (200, b'{"experiments": [{}]}')])
+def test_who_does_not_get_in_is_left_to_mlflow(
+    server: Server, monkeypatch: pytest.MonkeyPatch, answer: tuple[int, bytes]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    server.answers = [answer, (200, EXPERIMENTS)]
+    assert isinstance(open_store(), MlflowStore)
+    server.answers = [(401, b""), (401, b"")]
+    with pytest.raises(InputError, match="MLflow does not open its store"):
+        open_store()
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_AUTH", "MLFLOW_WORKSPACE"])
+def test_what_only_mlflow_knows_is_left_to_it(store: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, f"sqlite:///{store}")
+    assert isinstance(open_store(), MlflowStore)
