@@ -46,9 +46,10 @@ class LikeLength(Sampler[int]):
 class Steps(Sampler[list[list[int]]]):
     """What one of several processes does in each step: passes, each a list of examples that go through the model together.
 
-    The examples are shuffled, and a step takes the next `batch_size * processes`; which these are depends on nothing but their
-    number, the seed and the epoch. `divide` spreads them over processes and passes. The last step may be smaller: nothing is
-    repeated to fill it.
+    A step takes `batch_size * processes` examples, one at random from each of as many groups of like length, so that steps
+    cost alike and each example is in each step with the same probability. Which these are depends on nothing but their
+    lengths, the seed and the epoch. `divide` spreads them over processes and passes. What does not divide, drawn from all, is
+    the last step: nothing is repeated to fill it.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Steps(Sampler[list[list[int]]]):
             lengths: tokens of each example.
             budget: tokens of a pass.
         """
-        self._lengths, self._budget, self._seed = lengths, budget, seed
+        self._lengths, self._budget, self._seed = np.asarray(lengths), budget, seed
         self._together = batch_size * processes
         self._processes, self._process = processes, process
         self._epoch = 0
@@ -71,11 +72,14 @@ class Steps(Sampler[list[list[int]]]):
         return -(-len(self._lengths) // self._together)
 
     def __iter__(self) -> Iterator[list[list[int]]]:
-        order = np.random.default_rng((self._seed, self._epoch)).permutation(len(self._lengths)).tolist()
-        for start in range(0, len(order), self._together):
-            step = order[start : start + self._together]
-            passes = divide([self._lengths[example] for example in step], self._budget, self._processes)[self._process]
-            yield [[step[place] for place in one] for one in passes]
+        rng = np.random.default_rng((self._seed, self._epoch))
+        # Examples of the same length are in random order, too.
+        order = rng.permutation(len(self._lengths))
+        rest, last = np.split(order, [len(order) - len(order) % self._together])
+        groups = rest[np.argsort(self._lengths[rest], kind="stable")].reshape(self._together, -1)
+        for step in [*rng.permuted(groups, axis=1).T, *([last] if len(last) else [])]:
+            passes = divide(self._lengths[step].tolist(), self._budget, self._processes)[self._process]
+            yield [step[one].tolist() for one in passes]
 
 
 def divide(lengths: Sequence[int], budget: int, processes: int) -> list[list[list[int]]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from accelerate import skip_first_batches
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.train.batches import Batches, LikeLength, Steps, divide
@@ -70,6 +71,51 @@ def test_processes_share_what_one_would_do(lengths: list[int], size: int, budget
     (whole,) = zip(*steps(size * processes, 10**6, 1, 0), strict=True)
     assert together == [sorted(one) for one in whole]
     assert sorted(number for step in together for number in step) == list(range(len(lengths)))
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=9), st.integers(1, 4))
+@settings(max_examples=5, deadline=None)
+def test_every_example_is_as_likely_in_every_step(lengths: list[int], size: int) -> None:
+    """Whatever the lengths, and also in the last step, which may be smaller."""
+    epochs = 800
+    steps = Steps(lengths, size, 10**6, 0)
+    counts = np.zeros((len(steps), len(lengths)))
+    for epoch in range(epochs):
+        steps.set_epoch(epoch)
+        for number, (step,) in enumerate(steps):
+            counts[number, step] += 1
+    expected = np.full(len(steps), size / len(lengths))
+    expected[-1] = 1 - expected[:-1].sum()
+    # Five standard deviations.
+    np.testing.assert_allclose(counts / epochs, np.tile(expected[:, None], len(lengths)), rtol=0, atol=2.5 / epochs**0.5)
+
+
+def test_steps_cost_alike() -> None:
+    """The tokens of steps spread less than half as much as those of random draws, for stories as they are, and with more
+    examples a step less still."""
+    rng = np.random.default_rng(0)
+    lengths = np.clip(rng.lognormal(6.6, 0.4, 1000), 300, 2000).astype(int)
+    spreads = {}
+    for size in (4, 16):
+        steps = [
+            sum(lengths[one].sum() for one in step) for step in list(Steps(lengths.tolist(), size, 4096, 0))[: 1000 // size]
+        ]
+        random = [lengths[rng.choice(1000, size, replace=False)].sum() for _ in range(1000)]
+        spreads[size] = np.std(steps) / np.mean(steps)
+        assert spreads[size] < 0.5 * np.std(random) / np.mean(random)
+    assert spreads[16] < 0.5 * spreads[4]
+
+
+def test_the_rest_of_an_epoch_is_found_again() -> None:
+    """What goes on in the middle of an epoch gets the steps that are left, as Transformers skips those done."""
+    lengths = np.random.default_rng(0).integers(1, 500, 50).tolist()
+
+    def loader() -> Batches:
+        made = Batches(list(range(50)), Steps(lengths, 4, 600, 0), tuple)
+        made.set_epoch(2)
+        return made
+
+    assert list(skip_first_batches(loader(), 5)) == list(loader())[5:]
 
 
 @given(LENGTHS, st.integers(1, 1500), st.integers(1, 5))
