@@ -159,7 +159,7 @@ def given_inputs(settings: list[str], overrides: str) -> dict[str, Any]:
     from pipelines.cluster import Cluster
     from pipelines.graph import pipeline
 
-    declared: Mapping[str, Any] = pipeline(Cluster()).component_spec.inputs
+    declared: Mapping[str, Any] = pipeline(Cluster()).component_spec.inputs if settings else {}
     types: dict[str, Callable[[str], Any]] = {"Integer": int, "Float": float, "String": str, "List": json.loads}
     inputs: dict[str, Any] = {}
     for setting in settings:

@@ -9,15 +9,24 @@ from typing import Any
 import pytest
 
 from pipelines import api
+from pipelines.cluster import Cluster
 from pipelines.front_door import main
+from pipelines.package import compile_package
 from tests.pipelines.kubeflow_server import Kubeflow, serve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
+@pytest.fixture(scope="module")
+def package() -> str:
+    """Compiled once: the server's address, in which the profiles differ, is not in it."""
+    return compile_package(Cluster(namespace="team", service_account="runner"))
+
+
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubeflow]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> Iterator[Kubeflow]:
     """A server, named by the profile `here.yaml`; the code is that of a clean commit."""
+    monkeypatch.setattr("pipelines.package.compile_package", lambda _: package)
     # kfp keeps a context in the home folder.
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("POLYPHONY_COMMIT", COMMIT)
