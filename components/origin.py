@@ -11,6 +11,7 @@ from components.lineage import CONSUMED, PRODUCED, RAW, tracking_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 # Look-ups that a tracking server is asked for at once, and runs that each brings at most.
 AT_ONCE, NEWEST = 8, 5
@@ -180,4 +181,8 @@ class MlflowRecords(SearchedRecords):
 
     def _runs(self, condition: str) -> list[Record]:
         found = self._client.search_runs(self._experiments, condition, max_results=NEWEST, order_by=[NEWEST_FIRST])
-        return [Record(run.info.run_id, run.info.start_time, run.data.tags, run.data.params) for run in found]
+        return [as_record(run) for run in found]
+
+
+def as_record(run: Run) -> Record:
+    return Record(run.info.run_id, run.info.start_time, run.data.tags, run.data.params)

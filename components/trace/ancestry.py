@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.contracts import InputError
-from components.lineage import PARAMETERS, RAW, digest
+from components.lineage import PARAMETERS, PRODUCED, RAW, digest
 from components.origin import Origin, trace
 from components.params import SECTIONS
 from components.provenance import ENGINE_TAG
@@ -29,12 +29,14 @@ class Ancestry:
         version: the version, where that is one.
         model: the artifact.
         evaluation: what measured it; only a version has one. The model is among its inputs.
+        registration: what `register` wrote of the version, made from both; its digest is empty where that run did not end.
     """
 
     label: str
     model: Origin
     version: Version | None = None
     evaluation: Origin | None = None
+    registration: Origin | None = None
 
     def walk(self) -> Iterator[Origin]:
         """All artifacts, each once, from the evaluation or the model on."""
@@ -50,14 +52,16 @@ class Ancestry:
         return {source.digest: origin for origin in self.walk() for source in origin.inputs if source.name == RAW}
 
     def runs(self) -> dict[str, Origin]:
-        """An artifact of each run, by the run's id, in the order in which the runs started."""
+        """An artifact of each run, by the run's id, in the order in which the runs started; the registration's among them."""
         made = {origin.run_id: origin for origin in self.walk() if origin.record}
+        if self.registration:
+            made[self.registration.run_id] = self.registration
         return dict(sorted(made.items(), key=lambda item: item[1].record.started if item[1].record else 0))
 
     def problems(self) -> list[str]:
         """What keeps the tree from saying where all comes from, in words; each thing once."""
         found: dict[str, None] = {}
-        for origin in self.walk():
+        for origin in (*self.walk(), *([self.registration] if self.registration else ())):
             if origin.gap:
                 found[f"{origin.name}: {origin.gap}"] = None
             elif origin.run_id and origin.dirty != "false":
@@ -100,12 +104,27 @@ def of_version(version: Version, store: Store) -> Ancestry:
     if not model_digest:
         raise InputError(f"{version}: registered by something else: it has no tag model.digest.")
     if not evaluation_digest:
-        return Ancestry(label, trace("model", model_digest, store, gaps=True), version)
-    evaluation = trace("evaluation", evaluation_digest, store, gaps=True)
-    model = next((origin for origin in evaluation.inputs if origin.digest == model_digest), None)
-    if model is None:
         model = trace("model", model_digest, store, gaps=True)
-    return Ancestry(label, model, version, evaluation)
+        return Ancestry(label, model, version, registration=_registration(version, [model], store))
+    evaluation = trace("evaluation", evaluation_digest, store, gaps=True)
+    measured = [origin for origin in evaluation.inputs if origin.digest == model_digest]
+    model = measured[0] if measured else trace("model", model_digest, store, gaps=True)
+    return Ancestry(label, model, version, evaluation, _registration(version, [model, evaluation], store))
+
+
+def _registration(version: Version, inputs: Sequence[Origin], store: Store) -> Origin | None:
+    """The run that registered the version, where that was the pipeline's step."""
+    record = store.record(version.run_id) if version.run_id else None
+    if record is None or record.tags.get("step") != "register":
+        return None
+    tags = record.tags
+    written = [key.removeprefix(PRODUCED) for key, name in tags.items() if key.startswith(PRODUCED) and name == "version"]
+    return Origin(
+        *("version", written[0] if written else "", "register", record.run_id),
+        # Killed at its very beginning, it says nothing yet.
+        *(tags.get("commit", "unknown"), tags.get("dirty", "unknown"), tuple(inputs)),
+        record=record,
+    )
 
 
 def _produced_as(digest: str, store: Store) -> str:

@@ -40,6 +40,8 @@ def text(ancestry: Ancestry) -> str:
 
 
 def _roots(ancestry: Ancestry) -> list[Origin]:
+    if ancestry.registration:
+        return [ancestry.registration]
     return [ancestry.model, *([ancestry.evaluation] if ancestry.evaluation else [])]
 
 
@@ -51,7 +53,7 @@ def _branch(
     origin: Origin, numbers: Mapping[str, int], shown: set[tuple[str, str]], indent: str = "", mark: str = ""
 ) -> Iterator[str]:
     key = (origin.digest, origin.run_id)
-    line = f"{indent}{mark}{origin.name} {origin.digest}"
+    line = f"{indent}{mark}{origin.name} {origin.digest}".rstrip()
     if key in shown:
         yield f"{line} (above)" if origin.inputs else f"{line}{_made(origin, numbers)}"
         return

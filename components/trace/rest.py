@@ -45,19 +45,20 @@ class RestStore(SearchedRecords):
         self._pauses = _PAUSES
         super().__init__(self._runs, AT_ONCE)
 
+    def record(self, run_id: str) -> Record | None:
+        found = self._one("runs/get", {"run_id": run_id})
+        return _record(found["run"]) if found and found["run"]["info"]["lifecycle_stage"] == "active" else None
+
     def version(self, name: str, version: str = "", alias: str = "") -> Version:
-        try:
-            if alias:
-                found = self._get("registered-models/alias", {"name": name, "alias": alias})
-                version = str(found["model_version"]["version"])
-            # A version that was looked up by its alias does not tell its aliases.
-            return _version(self._get("model-versions/get", {"name": name, "version": version})["model_version"])
-        except urllib.error.HTTPError as error:
-            if _code(error) in ABSENT:
-                raise none(name, version, alias) from error
-            raise self._failed(error) from error
-        except (OSError, HTTPException) as error:
-            raise self._failed(error) from error
+        wanted = {"name": name, "version": version}
+        if alias:
+            pointed = self._one("registered-models/alias", {"name": name, "alias": alias})
+            wanted["version"] = str(pointed["model_version"]["version"]) if pointed else ""
+        # A version that was looked up by its alias does not tell its aliases.
+        found = self._one("model-versions/get", wanted) if wanted["version"] else None
+        if not found:
+            raise none(name, version, alias)
+        return _version(found["model_version"])
 
     def versions(self) -> list[Version]:
         # Versions that are searched for do not tell their aliases.
@@ -77,15 +78,7 @@ class RestStore(SearchedRecords):
             found = self._answer("runs/search", body=asked).get("runs", ())
         except (OSError, HTTPException) as error:
             raise self._failed(error) from error
-        return [
-            Record(
-                run["info"]["run_id"],
-                int(run["info"]["start_time"]),
-                _pairs(run["data"], "tags"),
-                _pairs(run["data"], "params"),
-            )
-            for run in found
-        ]
+        return [_record(run) for run in found]
 
     def _all(self, call: str, what: str, body: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
         """What a search finds, page by page."""
@@ -97,6 +90,17 @@ class RestStore(SearchedRecords):
             token = page.get("next_page_token", "")
             if not token:
                 return
+
+    def _one(self, call: str, asked: Mapping[str, Any]) -> Any:
+        """What is called so; None where there is no such thing."""
+        try:
+            return self._get(call, asked)
+        except urllib.error.HTTPError as error:
+            if _code(error) in ABSENT:
+                return None
+            raise self._failed(error) from error
+        except (OSError, HTTPException) as error:
+            raise self._failed(error) from error
 
     def _get(self, call: str, asked: Mapping[str, Any]) -> Any:
         return self._answer(f"{call}?{urllib.parse.urlencode(asked)}")
@@ -153,6 +157,12 @@ def _code(error: urllib.error.HTTPError) -> str:
         return str(json.load(error).get("error_code", ""))
     except (ValueError, AttributeError):
         return ""
+
+
+def _record(run: Mapping[str, Any]) -> Record:
+    return Record(
+        run["info"]["run_id"], int(run["info"]["start_time"]), _pairs(run["data"], "tags"), _pairs(run["data"], "params")
+    )
 
 
 def _version(found: Mapping[str, Any]) -> Version:

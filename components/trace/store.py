@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from components.contracts import InputError
 from components.lineage import PRODUCED, take_credentials_out, tracking_client
 from components.live import short
-from components.origin import MlflowRecords, Record, Records, Wanted
+from components.origin import MlflowRecords, Record, Records, Wanted, as_record
 
 # Values that one statement is given.
 _VALUES = 500
@@ -40,6 +40,9 @@ class Version:
 
 class Store(Records, Protocol):
     """Records of runs, and the registry."""
+
+    def record(self, run_id: str) -> Record | None:
+        """What a run recorded; None where there is no such run."""
 
     def version(self, name: str, version: str = "", alias: str = "") -> Version:
         """A version by its number or by its alias.
@@ -86,6 +89,17 @@ class MlflowStore(MlflowRecords):
             super().__init__(tracking_client())
         except MlflowException as error:
             raise InputError(f"MLflow does not open its store, MLFLOW_TRACKING_URI: {short(error)}") from error
+
+    def record(self, run_id: str) -> Record | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code not in ABSENT:
+                raise InputError(f"MLflow does not say what run {run_id} is: {short(error)}") from error
+            return None
+        return as_record(run) if run.info.lifecycle_stage == "active" else None
 
     def version(self, name: str, version: str = "", alias: str = "") -> Version:
         from mlflow.exceptions import MlflowException
@@ -162,6 +176,11 @@ class SqliteStore:
         chosen = {one: _last(made[one[0]], one[1]) for one in wanted}
         records = self._records({run[1]: run[0] for run in chosen.values() if run is not None})
         return {one: records[run[1]] if run is not None else None for one, run in chosen.items()}
+
+    def record(self, run_id: str) -> Record | None:
+        query = "SELECT start_time FROM runs WHERE run_uuid = ? AND lifecycle_stage = 'active'"
+        row = self._database.execute(query, (run_id,)).fetchone()
+        return self._records({run_id: row[0]})[run_id] if row else None
 
     def _records(self, started: Mapping[str, int]) -> dict[str, Record]:
         kept: dict[str, dict[str, dict[str, str]]] = {run: {"tags": {}, "params": {}} for run in started}

@@ -53,7 +53,13 @@ PARAMETERS: dict[str, Any] = {
     "train": {"seed": 0, "sft": {"epochs": 1}, "preference": {"epochs": 1, "beta": 0.1}},
     "models": {"language": "tiny <b>"},
 }
-SECTIONS = {"ingest": ("ingest", "models"), "weight": ("weight",), "train": ("train", "models"), "evaluate": ("models",)}
+SECTIONS = {
+    "ingest": ("ingest", "models"),
+    "weight": ("weight",),
+    "train": ("train", "models"),
+    "evaluate": ("models",),
+    "register": (),
+}
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -128,7 +134,10 @@ class Project:
         }
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)
-        version = client.create_model_version(name, str(held / "model"), self.runs["evaluate"], tags=tags)
+        (held / "version.json").write_text(json.dumps(tags), encoding="utf-8")
+        read, written = {"model": model, "evaluation": "evaluation"}, {"version": str(held / "version.json")}
+        run = self.do("register", read, written)
+        version = client.create_model_version(name, str(held / "model"), run, tags=tags)
         if alias:
             client.set_registered_model_alias(name, alias, version.version)
         return str(version.version)

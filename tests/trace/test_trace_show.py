@@ -22,7 +22,11 @@ def test_the_tree_reaches_from_the_version_to_the_raw_data(project: Project) -> 
     ancestry = find("polyphony@champion", open_store())
     assert ancestry.label == "polyphony version 1 @champion"
     assert ancestry.model.step == "train-ddpo"
-    assert {origin.step for origin in ancestry.walk()} == {*project.runs, ""}
+    assert {origin.step for origin in ancestry.walk()} == {*project.runs, ""} - {"register"}
+    assert ancestry.registration is not None and ancestry.registration.run_id == project.runs["register"]
+    assert (
+        text(ancestry).splitlines()[3].startswith(f"version {ancestry.registration.digest}  << register [{len(project.runs)}]")
+    )
     assert [origin.digest for origin in ancestry.walk() if origin.name == RAW] == [digest(Path("stories.jsonl"))]
     assert list(ancestry.runs()) == list(project.runs.values())
     assert ancestry.problems() == []
