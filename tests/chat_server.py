@@ -7,8 +7,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
+
+from tests import json_server
 
 # What to answer to a request: a status and a document; None cuts the connection.
 Script = Callable[[dict[str, Any]], tuple[int, dict[str, Any]] | None]
@@ -39,34 +41,20 @@ def serve(script: Script, port: int = 0) -> Iterator[Server]:
     """Serves `/v1/chat/completions`; at any free port, if none is given."""
     lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    class Handler(json_server.Handler):
+        def do_POST(self) -> None:  # noqa: N802
+            request = json.loads(self.body())
             with lock:
                 server.requests.append(request)
                 answer = script(request)
             if answer is None:
                 self.connection.close()
                 return
-            body = json.dumps(answer[1]).encode()
-            self.send_response(answer[0])
-            self.send_header("Content-Type", "application/json")
+            status, told = answer
             # Milliseconds that the client is to wait before it tries again.
-            self.send_header("retry-after-ms", "1")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
+            self.answer(told, status, **{"retry-after-ms": "1"})
 
     http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server = Server(f"http://127.0.0.1:{http.server_port}/v1")
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with json_server.serving(http):
         yield server
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()

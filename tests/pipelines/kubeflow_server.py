@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.json_server import Handler, serving
 
 BASE = "/apis/v2beta1"
 
@@ -33,10 +34,10 @@ class Kubeflow(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     server: Kubeflow
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         path = urlsplit(self.path).path.removeprefix(BASE)
         server = self.server
         if path == "/healthz":
@@ -56,10 +57,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.answer({"message": f"no such path: {path}"}, 404)
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802
         parts = urlsplit(self.path)
         path, asked = parts.path.removeprefix(BASE), parse_qs(parts.query)
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.body()
         server = self.server
         server.tokens.add(self.headers.get("Authorization"))
         if path == "/pipelines/upload_version":
@@ -83,25 +84,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.answer({"message": f"no such path: {path}"}, 404)
 
-    def answer(self, body: dict[str, Any], status: int = 200) -> None:
-        text = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        del format, args
-
 
 @contextmanager
 def serve() -> Iterator[Kubeflow]:
-    with Kubeflow() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    server = Kubeflow()
+    with serving(server):
+        yield server

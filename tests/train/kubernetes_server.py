@@ -13,10 +13,12 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.json_server import Handler, serving
 
 TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"
 RUNTIME = "torch-distributed"
@@ -96,10 +98,10 @@ class Kubernetes(ThreadingHTTPServer):
         return path
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     server: Kubernetes
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         parts = urlsplit(self.path)
         path, asked = parts.path, parse_qs(parts.query)
         jobs = self.server.jobs
@@ -118,8 +120,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.answer({"kind": "Status", "message": f"no such path: {path}", "code": 404}, 404)
 
-    def do_POST(self) -> None:
-        manifest = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def do_POST(self) -> None:  # noqa: N802
+        manifest = json.loads(self.body())
         if self.server.refusal:
             self.answer({"kind": "Status", "message": self.server.refusal, "code": 403}, 403)
             return
@@ -129,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.made.append(job)
         self.answer(manifest, 201)
 
-    def do_DELETE(self) -> None:
+    def do_DELETE(self) -> None:  # noqa: N802
         name = urlsplit(self.path).path.rpartition("/")[2]
         job = self.server.jobs.get(name)
         if job is None:
@@ -154,17 +156,6 @@ class _Handler(BaseHTTPRequestHandler):
             if ended or not follow:
                 return
             threading.Event().wait(0.05)
-
-    def answer(self, body: dict[str, Any], status: int = 200) -> None:
-        text = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        del format, args
 
 
 def _runtime() -> dict[str, Any]:
@@ -197,9 +188,8 @@ def _pods(name: str, job: Job | None) -> list[dict[str, Any]]:
 
 @contextmanager
 def serve() -> Iterator[Kubernetes]:
-    with Kubernetes() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    server = Kubernetes()
+    with serving(server):
         try:
             yield server
         finally:
@@ -207,5 +197,3 @@ def serve() -> Iterator[Kubernetes]:
                 for pod in job.pods:
                     pod.kill()
                     pod.wait()
-            server.shutdown()
-            thread.join()
