@@ -22,7 +22,7 @@ from components.evaluate.prompts import Prompt
 from components.evaluate.slots import Request, Slots, require_attention
 from components.evaluate.stories import Story
 from components.evaluate.systems import Local, gather
-from components.models.language import load_tokenizer
+from components.models.language import load_tokenizer, token_ids
 from components.models.params import Params as Models
 
 PROMPTS = [Prompt(f"p{i}", "Write about the sea. " * (i + 1), ()) for i in range(3)]
@@ -38,6 +38,17 @@ def local(models: Models, adapter: Path, name: str = "dpo", **options: Any) -> L
 def write(work: Path, system: Local, bar: Any = None) -> list[Story]:
     with bar or tqdm(total=0, disable=True) as shown:
         return write_stories(system, PROMPTS, requests(system, PROMPTS), work, shown)
+
+
+def test_what_is_asked_is_what_was_trained_on(models: Models, adapters: dict[str, Path], beginning_model: Path) -> None:
+    """The template's own beginning, once, and nothing of a story."""
+    beginning = models.model_copy(update={"language": str(beginning_model)})
+    tokenizer = load_tokenizer(beginning)
+    asked = requests(local(beginning, adapters["dpo"]), PROMPTS)
+    assert [list(request.ids) for request in asked[:: SETTINGS["samples"]]] == [
+        token_ids(tokenizer, prompt.text, "R")[0] for prompt in PROMPTS
+    ]
+    assert all(request.ids[0] == 0 and request.ids.count(0) == 1 for request in asked)
 
 
 @pytest.fixture

@@ -51,8 +51,8 @@ def difference(
             UNCLEAR,
             UP,
             UNCLEAR,
-            "ddpo is more diverse than dpo in style by 0.030 [0.010, 0.050], and not shown to differ in meaning (+0.004 [−0.010, "
-            "+0.018]), at a quality difference of +0.004 [−0.010, +0.018], which may be chance.",
+            "ddpo is more diverse than dpo in style by 0.030 [0.010, 0.050], and not shown to differ in meaning (+0.004 "
+            "[−0.010, +0.018]), at a quality difference of +0.004 [−0.010, +0.018], which may be chance.",
         ),
         (
             UNCLEAR,
@@ -65,9 +65,9 @@ def difference(
             MANY,
             UP,
             MANY,
-            "ddpo is more diverse than dpo in style by 0.030 [0.010, 0.050], and not shown to differ in meaning (+0.030 [+0.001, "
-            "+0.060], corrected p 0.20), at a quality difference of +0.030 [+0.001, +0.060], corrected p 0.20, which may be "
-            "chance.",
+            "ddpo is more diverse than dpo in style by 0.030 [0.010, 0.050], and not shown to differ in meaning (+0.030 "
+            "[+0.001, +0.060], corrected p 0.20), at a quality difference of +0.030 [+0.001, +0.060], corrected p 0.20, which "
+            "may be chance.",
         ),
     ],
 )

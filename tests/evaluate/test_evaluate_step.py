@@ -28,6 +28,7 @@ from components.evaluate.step import run
 from components.lineage import digest
 from components.models.embedders import encode, load_embedder
 from components.models.params import Params as Models
+from components.models.reward import load_reward
 from components.params import ParameterError
 from pipelines.front_door import results_table
 from tests.chat_server import said, serve
@@ -91,6 +92,13 @@ def test_generations(done: Path) -> None:
         assert (row["finish_reason"] == "human") == (row["system"] == "gold") == (row["text"] in people)
         for kind in ("semantic", "style"):
             assert np.linalg.norm(row[kind]) == pytest.approx(1, abs=1e-5)
+
+
+def test_everyone_is_scored_by_the_same_model(done: Path, inputs: dict[str, Any]) -> None:
+    table = GENERATIONS.read(done / "generations").to_pandas()
+    again = load_reward(inputs["models"], inputs["reward"]).score(list(table["prompt"]), list(table["text"]), "again")
+    np.testing.assert_allclose(table["reward"], again.values, rtol=1e-3, atol=1e-5)
+    assert "gold" in set(table["system"])
 
 
 def test_metrics_follow_from_the_generations(done: Path, measured: dict[str, Any]) -> None:

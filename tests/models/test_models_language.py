@@ -92,6 +92,14 @@ def test_templates_that_add_things(tiny_model: Path, tmp_path: Path, template: s
     assert tuple(map(tokenizer.decode, ids)) == (before, answer)
 
 
+def test_the_beginning_is_not_doubled(beginning_model: Path) -> None:
+    tokenizer = load_tokenizer(Params(language=str(beginning_model)))
+    assert tokenizer("P")["input_ids"][0] == 0
+    prompt, answer = token_ids(tokenizer, "P", "R")
+    assert prompt[0] == 0
+    assert (prompt + answer).count(0) == 1
+
+
 def test_a_template_that_rewrites_the_prompt_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     template = EACH + "{{ message.content }}|" + END + ASK + "now: {% endif %}"
     tokenizer = load_tokenizer(with_template(tiny_model, tmp_path / "model", template))

@@ -58,6 +58,14 @@ def test_other_weights_leave_the_pairs_alone(tmp_path: Path, options: dict[str, 
     assert digest(a["deviations"]) != digest(b["deviations"])
 
 
+def test_the_floor_reaches_what_training_reads(tmp_path: Path) -> None:
+    rows = response_rows(prompts=8, responses=7)
+    least = [
+        DEVIATIONS.read(weigh(tmp_path / str(f), rows, floor=f)[1]["deviations"])["weight"].to_numpy().min() for f in (0.0, 0.3)
+    ]
+    assert least == pytest.approx([0.0, 0.3])
+
+
 def test_batches_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts that straddle the batches of the tables are put together again."""
     rows = response_rows(prompts=9, responses=5)
