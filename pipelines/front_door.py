@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from components.evaluate.catalogue import ARROWS, BY_KEY, METRICS
 from components.evaluate.statements import statements
+from components.redaction import quietly, redacted
 from pipelines import ablations, ancestry, command, presets, registry, study
 from pipelines.platform import command as platform
 
@@ -35,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     """Runs a command; returns the exit status: 1 where the input or a server is at fault, 2 where the parameters are."""
     words = " ".join(filter(None, (arguments.command, getattr(arguments, "action", None))))
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    quietly()
     try:
         return arguments.main(arguments)
     except KeyboardInterrupt:
@@ -43,7 +47,6 @@ def _run(arguments: argparse.Namespace) -> int:
     except Exception as error:
         from components.contracts import InputError
         from components.params import ParameterError
-        from components.redaction import redacted
 
         if not isinstance(error, (InputError, ParameterError)):
             raise

@@ -78,14 +78,11 @@ def _remote_code(parser: argparse.ArgumentParser) -> None:
 
 def _command(arguments: argparse.Namespace) -> int:
     """Runs one of the commands with MLflow; returns the exit status."""
-    import logging
-
     from mlflow.exceptions import MlflowException
 
     from components.contracts import InputError
     from components.lineage import tracking_client
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         status: int = arguments.does(tracking_client(), arguments)
     except MlflowException as error:

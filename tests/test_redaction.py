@@ -14,6 +14,7 @@ import pytest
 
 from components.params import ParameterError, check
 from components.redaction import MASK, redacted, secrets_in
+from pipelines.front_door import main as polyphony
 
 SECRETS = {
     "AWS_ACCESS_KEY_ID": "AKIAPLANTEDPLANTED00",
@@ -25,6 +26,7 @@ SECRETS = {
     "PGPASSWORD": "plantedDatabasePassword",
 }
 IN_ADDRESS = "plantedInAddress"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -147,3 +149,36 @@ raise RuntimeError("no " + os.environ["OPENAI_API_KEY"])
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "RuntimeError: no ***" in done.stderr and "at https://***@host/ with ***" in done.stderr
     assert not leaks(done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["lineage", "show", f"https://user:{IN_ADDRESS}@host/model"], "lineage show: https://***@host/model: expected"),
+        (["compare", f"{SECRETS['HF_TOKEN']}@champion", "m/1"], "compare: ***@champion"),
+        (["promote", "--model=m", "--version=1", "--reason=r", "--yes"], "promote: MLflow says: "),
+    ],
+)
+@pytest.mark.usefixtures("planted")
+def test_commands_for_people_say_no_secret(
+    words: list[str], told: str, store: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if words[0] == "promote":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:{IN_ADDRESS}@127.0.0.1:9")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert store.exists() and polyphony(words) == 1
+    shown = capfd.readouterr()
+    assert told in shown.err and not leaks(*shown)
+
+
+@pytest.mark.usefixtures("planted")
+def test_the_error_that_ends_a_command_for_people_says_no_secret() -> None:
+    program = """
+import argparse, os
+from pipelines import front_door
+def fail(_):
+    raise RuntimeError("no " + os.environ["OPENAI_API_KEY"])
+front_door._run(argparse.Namespace(command="results", main=fail))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "RuntimeError: no ***" in done.stderr and not leaks(done.stdout, done.stderr)
