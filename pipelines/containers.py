@@ -21,6 +21,8 @@ from components.provenance import ENGINE, ENGINE_RUN
 # Variables of this process that tasks are given, by what they begin with: addresses and credentials of stores, threads,
 # and what the engine says of the run.
 _PASSED_ON = ("AWS_", "FSSPEC_", "GIT_TOKEN", "GIT_USERNAME", "HF_", "MLFLOW_", "OMP_", ENGINE, ENGINE_RUN)
+# And keys of endpoints, by what they end with.
+_KEY = "_API_KEY"
 # What Docker adds to a container's signal: 9 cannot be caught.
 _KILLED = 128 + 9
 
@@ -47,7 +49,7 @@ def run(
         mounts: folders that it may read.
     """
     hub = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    given = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+    given = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON) or name.endswith(_KEY)}
     given |= {**variables, "HF_HOME": str(hub), "POLYPHONY_CACHE": str(cache_folder())}
     words = ["docker", "run", "--rm", "--pull", "never", "--network", "host", "--shm-size", "2g"]
     words += ["--user", f"{os.getuid()}:{os.getgid()}", "--security-opt", "label=disable", "--workdir", str(Path.cwd())]

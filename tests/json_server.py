@@ -13,7 +13,7 @@ from typing import Any
 class Handler(BaseHTTPRequestHandler):
     """Answers with JSON, and says nothing of it."""
 
-    def answer(self, body: dict[str, Any], status: int = 200, **headers: str) -> None:
+    def answer(self, body: Any, status: int = 200, **headers: str) -> None:
         text = json.dumps(body).encode()
         self.send_response(status)
         for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(text))), *headers.items()):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from components.contracts import InputError
 from components.lineage import tracking_client
 from components.models.params import Params as Models
+from components.models.resolve import on_hub, to_fetch
 from components.params import ParameterError
 
 # The resource name of a cluster's GPUs; not set where it has none.
 GPU = "POLYPHONY_GPU"
 # On how many nodes trainings are; not set where it is one.
 NODES = "POLYPHONY_NODES"
+_GB = 1e9
 
 
 def processes(gpus: int) -> int | None:
@@ -42,7 +46,10 @@ def _nodes() -> int:
 
 
 def preflight(document: Mapping[str, Any]) -> None:
-    """Looks whether nodes can share all processes, whether MLflow answers, and whether the tokenizer has a chat template.
+    """Looks whether nodes can share all processes, keys are there, MLflow and its artifacts answer, all models exist, the
+    tokenizer has a chat template, and what the hub has yet to send finds room.
+
+    What trainings write lies on volumes that this task does not see: adapters and their checkpoints, small beside the models.
 
     Raises:
         InputError: naming what is missing.
@@ -53,17 +60,64 @@ def preflight(document: Mapping[str, Any]) -> None:
             f"train.processes is {shared}, and trainings are on {nodes} nodes here, which share them alike: make it "
             f"{nodes * max(1, shared // nodes)}, or choose a profile with one node."
         )
+    _keys(document["evaluate"]["systems"])
+    _tracking()
+    models = Models(**document["models"])
+    others = [system["model"] for system in document["evaluate"]["systems"].values() if not system["endpoint"]]
+    _models(models, [name for name in others if on_hub(name)])
 
+
+def _keys(systems: Mapping[str, Any]) -> None:
+    endpoints = {name: system["endpoint"] for name, system in systems.items() if system["endpoint"]}
+    missing = [
+        f"evaluate.systems.{name}.endpoint.key: the environment variable {endpoint['key']} is not set"
+        for name, endpoint in endpoints.items()
+        if endpoint["key"] and not os.environ.get(endpoint["key"])
+    ]
+    if missing:
+        hint = "On a cluster, the profile names secrets and the variables that they become under `secrets`."
+        raise InputError("\n  ".join([f"{len(missing)} key(s) missing:", *missing, hint]))
+
+
+def _tracking() -> None:
+    from mlflow.artifacts import list_artifacts
     from mlflow.exceptions import MlflowException
-
-    from components.models.language import load_tokenizer
 
     # Minutes of retries are for a server that is away for a moment, not for a wrong address.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
     try:
-        tracking_client().search_experiments(max_results=1)
+        found = tracking_client().search_experiments(max_results=1)
     except (MlflowException, OSError) as error:
-        address = os.environ.get("MLFLOW_TRACKING_URI", "")
         raise InputError(f"MLflow at MLFLOW_TRACKING_URI={address!r} does not answer: {error}") from error
-    load_tokenizer(Models(**document["models"]))
+    for experiment in found:
+        try:
+            # A folder that is not there is quickly listed.
+            list_artifacts(artifact_uri=f"{experiment.artifact_location}/configure")
+        except Exception as error:
+            # Stores have exceptions of their own.
+            raise InputError(
+                f"MLflow at MLFLOW_TRACKING_URI={address!r} keeps artifacts at {experiment.artifact_location}, which cannot be "
+                f"read: {error}. Have the server hand them out, with credentials for its store, or give the tasks these."
+            ) from error
+
+
+def _models(models: Models, others: Sequence[str]) -> None:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    from components.models.embedders import STYLOMETRIC
+    from components.models.language import load_tokenizer
+
+    load_tokenizer(models)
+    names = {models.language, models.tokenizer, models.reward, models.semantic, models.style, *others} - {"", STYLOMETRIC}
+    sizes = {name: size for name in sorted(names) if (size := to_fetch(name))}
+    cache = Path(HF_HUB_CACHE)
+    there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if sum(sizes.values()) > free:
+        told = ", ".join(f"{name} {size / _GB:.1f} GB" for name, size in sizes.items())
+        raise InputError(
+            f"models are yet to be fetched from the hub ({told}), and {cache} has room for {free / _GB:.1f} GB: make room, or "
+            "have HF_HOME (on a cluster `volumes.hub_cache`) name a place that has it."
+        )

@@ -26,7 +26,7 @@ def load_tokenizer(models: Params) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     name = models.tokenizer or models.language
-    folder = resolve(name)
+    folder = resolve(name, weights=False)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted(name, models.remote_code))
     except (OSError, ValueError) as error:

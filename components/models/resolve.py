@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from components.contracts import InputError, atomic
 
@@ -35,12 +36,41 @@ def resolve(name: str, *, weights: bool = True) -> Path:
         return _from_package(name)
     if name and (folder := Path(name).expanduser()).is_dir():
         return folder
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name) and not name.startswith("."):
+    if on_hub(name):
         return _from_hub(name, weights)
     raise InputError(
         f"model {name!r}: no such folder, and neither a hub id (owner/name) nor an installed model package "
         f"({', '.join(PACKAGES)})."
     )
+
+
+def to_fetch(name: str) -> int:
+    """Bytes of a model that are on the hub and not yet here; 0 where the hub is out of reach, for `resolve` says that.
+
+    Raises:
+        InputError: if there is no such model.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import DryRunError, HfHubHTTPError
+
+    resolve(name, weights=False)
+    if name in PACKAGES or Path(name).expanduser().is_dir():
+        return 0
+    try:
+        files = snapshot_download(**_asked(name), ignore_patterns=_HUB_DOUBLES, dry_run=True)
+    except (DryRunError, HfHubHTTPError, OSError):
+        return 0
+    return sum(file.file_size or 0 for file in files if file.will_download)
+
+
+def on_hub(name: str) -> bool:
+    """Whether a name has the form of a hub id: owner/name or owner/name@revision."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name) is not None and not name.startswith(".")
+
+
+def _asked(name: str) -> dict[str, Any]:
+    repository, _, revision = name.partition("@")
+    return {"repo_id": repository, "revision": revision or None, "allow_patterns": [*_HUB_FILES, "*.py"]}
 
 
 def trusted(name: str, remote_code: Collection[str]) -> bool:
@@ -56,16 +86,9 @@ def _from_hub(name: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    repository, _, revision = name.partition("@")
+    unwanted = _HUB_DOUBLES if weights else [*_HUB_DOUBLES, "*.safetensors"]
     try:
-        return Path(
-            snapshot_download(
-                repository,
-                revision=revision or None,
-                allow_patterns=[*_HUB_FILES, "*.py"],
-                ignore_patterns=_HUB_DOUBLES if weights else [*_HUB_DOUBLES, "*.safetensors"],
-            )
-        )
+        return Path(snapshot_download(**_asked(name), ignore_patterns=unwanted))
     except LocalEntryNotFoundError as error:
         raise InputError(
             f"model {name!r}: no such folder, not in the local hub cache, and the hub is out of reach "

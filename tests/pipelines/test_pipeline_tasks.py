@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,40 @@ from components.gate.__main__ import main as gate
 from components.lineage import step_run
 from components.params import ParameterError
 from components.provenance import ENGINE_RUN
+from pipelines.platform.processes import free_port
+from tests.json_server import Handler, serving
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(ThreadingHTTPServer):
+    """A hub with one model, `owner/name`, whose weights are said to be as long as asked for."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Hub)
+        self.files = {"config.json": 2, "model.safetensors": size, "original/model.safetensors": size}
+
+
+class _Hub(Handler):
+    server: Hub
+
+    def do_GET(self) -> None:  # noqa: N802
+        if "/tree/" in self.path:
+            self.answer([{"type": "file", "path": p, "size": n, "oid": "x"} for p, n in self.server.files.items()])
+        elif "/resolve/" in self.path:
+            self.answer({}, **self.about())
+        else:
+            self.answer({"id": "owner/name", "sha": COMMIT, "siblings": [{"rfilename": p} for p in self.server.files]})
+
+    def do_HEAD(self) -> None:  # noqa: N802
+        self.send_response(200)
+        for name, value in self.about().items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def about(self) -> dict[str, str]:
+        path = self.path.partition(f"/resolve/{COMMIT}/")[2]
+        return {"X-Repo-Commit": COMMIT, "ETag": f'"{path}"', "X-Linked-Size": str(self.server.files[path])}
 
 
 @pytest.fixture
@@ -147,14 +181,55 @@ def test_processes_that_nodes_cannot_share(
 
 
 def test_an_mlflow_that_does_not_answer(call: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    address = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     assert call() == 1
     assert f"MLflow at MLFLOW_TRACKING_URI='{address}' does not answer" in capsys.readouterr().err
+
+
+def test_artifacts_that_cannot_be_reached(
+    call: Any, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    MlflowClient(f"sqlite:///{store}").create_experiment("polyphony", artifact_location="s3://bucket/runs")
+    for name, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_MAX_ATTEMPTS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    assert call() == 1
+    assert "keeps artifacts at s3://bucket/runs, which cannot be read" in capsys.readouterr().err
+
+
+def test_keys_that_are_not_there(call: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """All that are missing are told at once; what needs no key is not asked for one."""
+    systems = {
+        name: {"endpoint": {"base_url": "http://x/v1", "model": "m", "key": key}}
+        for name, key in (("one", "ONE_KEY"), ("two", "TWO_KEY"), ("free", ""))
+    }
+    words = f"--overrides={json.dumps({'evaluate': {'systems': systems}})}"
+    assert call(words) == 1
+    told = capsys.readouterr().err
+    assert "2 key(s) missing" in told and "evaluate.systems.one.endpoint.key" in told and "TWO_KEY is not set" in told
+    monkeypatch.setenv("ONE_KEY", "x")
+    monkeypatch.setenv("TWO_KEY", "x")
+    assert call(words) == 0
+
+
+@pytest.mark.parametrize("size", [1000, 10**18])
+def test_room_for_what_the_hub_has_yet_to_send(
+    call: Any, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The weights are counted, once, and not fetched."""
+    with serving(hub := Hub(size)):
+        address = f"http://127.0.0.1:{hub.server_port}"
+        constants = {"HF_HUB_OFFLINE": False, "ENDPOINT": address, "HF_HUB_CACHE": str(tmp_path / "hub")}
+        constants["HUGGINGFACE_CO_URL_TEMPLATE"] = address + "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in constants.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        status = call("--overrides={models: {reward: owner/name}}")
+    assert status == (0 if size == 1000 else 1), capsys.readouterr().err
+    assert ("owner/name 1000000000.0 GB" in capsys.readouterr().err) == (size > 1000)
+    assert not list((tmp_path / "hub").rglob("*.safetensors"))
 
 
 def test_the_identity_of_a_source_follows_its_content(tmp_path: Path) -> None:
