@@ -350,6 +350,13 @@ def test_every_step_gets_what_the_cluster_has() -> None:
     assert platform["platforms"]["kubernetes"]["pipelineConfig"]["resourceTtlOnCompletion"] == 7 * 86400
 
 
+def test_tasks_in_loops_ask_to_be_tried_again() -> None:
+    """Each itself, in the loop's own graph: the loop as a whole would begin anew with what is done."""
+    assert set(INSIDE) == {"embed", "train-preference"}
+    assert all(tasks()[name]["retryPolicy"]["maxRetryCount"] == 2 for name in INSIDE)
+    assert not any("retryPolicy" in BODY[loop] for loop in LOOPS)
+
+
 def tasks_of(spec: dict[str, Any]) -> dict[str, Any]:
     return {name: task for found in spec["components"].values() for name, task in found.get("dag", {}).get("tasks", {}).items()}
 
