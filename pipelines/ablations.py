@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -106,6 +107,8 @@ def _chosen(arguments: argparse.Namespace) -> Ablation:
         responses = [int(count) for count in arguments.responses.split(",")]
     except ValueError:
         raise InputError(f"--responses {arguments.responses}: expected numbers with commas between them.") from None
+    if min(responses) < 2 or len(set(responses)) < len(responses):
+        raise InputError(f"--responses {arguments.responses}: expected different numbers from 2 on.")
     return ablation(arguments.ablation, responses)
 
 
@@ -114,8 +117,7 @@ def _queue(arguments: argparse.Namespace) -> int:
     for experiment in experiments:
         settings = [word for setting in (*arguments.set, *experiment.settings) for word in ("-S", setting)]
         # `evaluate` and what it needs: ablations are looked at, not registered.
-        done = subprocess.run(["dvc", "exp", "run", "--queue", "--name", experiment.name, *settings, "evaluate"], check=False)
-        if done.returncode:
+        if _dvc("exp", "run", "--queue", "--name", experiment.name, *settings, "evaluate"):
             return 1
     print(f"{len(experiments)} experiments are queued. `polyphony ablate run` runs them.")
     return 0
@@ -124,11 +126,15 @@ def _queue(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     del arguments
     # Experiments run in copies of this folder, which are removed: runs and unfinished work are kept here.
-    here = {
-        "MLFLOW_TRACKING_URI": f"sqlite:///{Path('mlflow.db').resolve()}",
-        "POLYPHONY_WORK": str(Path(".work").resolve()),
-    }
-    return subprocess.run(["dvc", "exp", "run", "--run-all"], env=here | os.environ, check=False).returncode
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{Path('mlflow.db').resolve()}")
+    os.environ.setdefault("POLYPHONY_WORK", str(Path(".work").resolve()))
+    return _dvc("exp", "run", "--run-all")
+
+
+def _dvc(*words: str) -> int:
+    """Runs DVC; it and the stages are those of this Python, also where its environment was not activated."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return subprocess.run([sys.executable, "-m", "dvc", *words], env=os.environ | {"PATH": path}, check=False).returncode
 
 
 def _figure(arguments: argparse.Namespace) -> int:

@@ -22,11 +22,11 @@ def add_to(commands: Any) -> None:
     export.add_argument("systems", nargs=2, metavar="SYSTEM", help="two systems of the evaluation, such as ddpo dpo")
     export.add_argument("--generations", type=Path, default=Path("artifacts/generations.parquet"), metavar="PATH")
     export.add_argument("--output", type=Path, default=Path("study"), metavar="DIR")
-    export.add_argument("--tasks", type=int, default=100, metavar="N", help="at most so many; default 100")
+    export.add_argument("--tasks", type=_count, default=100, metavar="N", help="at most so many; default 100")
     export.add_argument(
         "--annotators", default="annotator-1,annotator-2,annotator-3", metavar="NAMES", help="with commas between them"
     )
-    export.add_argument("--per-task", type=int, default=1, metavar="N", help="annotators of each task; default 1")
+    export.add_argument("--per-task", type=_count, default=1, metavar="N", help="annotators of each task; default 1")
     export.add_argument("--seed", type=int, default=0)
     summarised = export.add_mutually_exclusive_group()
     summarised.add_argument(
@@ -47,6 +47,13 @@ def add_to(commands: Any) -> None:
     analyse.add_argument("answers", type=Path, nargs="*", metavar="FILE", help="saved answers, or an export of Label Studio")
     analyse.add_argument("--judge", type=Path, metavar="FILE", help="what `judge` wrote: its rates, its agreement with people")
     analyse.add_argument("--output", type=Path, metavar="FILE", help="also as JSON")
+
+
+def _count(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
 
 
 def _endpoint(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -99,7 +106,9 @@ def _chat(arguments: argparse.Namespace) -> Chat:
     try:
         return Chat(Endpoint(**given), work_folder("study") / "replies.jsonl")
     except ValidationError as error:
-        wrong = "; ".join(f"--{str(e['loc'][0]).replace('_', '-')}: {e['msg']}" for e in error.errors())
+        wrong = "; ".join(
+            "".join([*(f"--{str(name).replace('_', '-')}: " for name in e["loc"]), e["msg"]]) for e in error.errors()
+        )
         raise InputError(f"the endpoint: {wrong}.") from None
 
 

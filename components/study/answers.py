@@ -14,6 +14,8 @@ from components.contracts import InputError
 from components.study.export import KEY, TASKS, label_studio
 from components.study.tasks import SIDES, TIE
 
+# What reading a file of another form raises.
+MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError)
 # Names in messages: so many, then a count.
 _NAMED = 5
 
@@ -54,10 +56,10 @@ def load_study(folder: Path) -> Study:
     try:
         key_text = (folder / KEY).read_text(encoding="utf-8")
         shown = json.loads((folder / TASKS).read_text(encoding="utf-8"))
-        key = json.loads(key_text)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: not a study ({error}). `polyphony study export` writes one.") from None
-    if shown["key_digest"] != hashlib.sha256(key_text.encode()).hexdigest():
+        key, digest = json.loads(key_text), shown["key_digest"]
+    except MALFORMED as error:
+        raise InputError(f"{folder}: not a study ({error!r}). `polyphony study export` writes one.") from None
+    if digest != hashlib.sha256(key_text.encode()).hexdigest():
         raise InputError(f"{folder / KEY}: not the key with which {folder / TASKS} was made, or changed since.")
     return Study(key, shown)
 
@@ -73,9 +75,10 @@ def read_answers(study: Study, files: Sequence[Path]) -> list[Answer]:
     for path in files:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: no file of answers ({error}).") from None
-        answers += _from_label_studio(study, path, content) if isinstance(content, list) else _from_page(study, path, content)
+            read = _from_label_studio if isinstance(content, list) else _from_page
+            answers += read(study, path, content)
+        except MALFORMED as error:
+            raise InputError(f"{path}: no file of answers ({error!r}).") from None
     twice = [pair for pair, count in Counter((a.annotator, a.task) for a in answers).items() if count > 1]
     if twice:
         raise InputError(f"answered twice: {_list(f'{task} by {name}' for name, task in twice)}. Give each answer once.")
@@ -83,7 +86,7 @@ def read_answers(study: Study, files: Sequence[Path]) -> list[Answer]:
     return answers
 
 
-def _from_page(study: Study, path: Path, content: Mapping[str, Any]) -> list[Answer]:
+def _from_page(study: Study, path: Path, content: Any) -> list[Answer]:
     _same_study(study, path, content)
     _only(path, content, {"study", "key_digest", "annotator", "answers"})
     name = content["annotator"]
@@ -94,7 +97,7 @@ def _from_page(study: Study, path: Path, content: Mapping[str, Any]) -> list[Ans
     return [_answer(study, path, name, entry.get("task"), entry) for entry in content["answers"]]
 
 
-def _from_label_studio(study: Study, path: Path, content: Sequence[Mapping[str, Any]]) -> list[Answer]:
+def _from_label_studio(study: Study, path: Path, content: Any) -> list[Answer]:
     asked = {task["data"]["task"]: task["data"] for task in label_studio(study.shown)}
     answers = []
     for item in content:

@@ -49,8 +49,12 @@ def export(tasks: Sequence[Task], output: Path, seed: int, summaries: Summaries 
         summaries: shown above the stories.
 
     Raises:
-        InputError: if the summary of a story is missing.
+        InputError: if the folder is there already, or the summary of a story is missing.
     """
+    if output.exists():
+        raise InputError(
+            f"{output} is there already. Name another folder: answers to a study are worth nothing without its key."
+        )
     if summaries is not None:
         tasks = [_summarised(task, summaries) for task in tasks]
     shown = {task.id: _shown(task) for task in tasks}

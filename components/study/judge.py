@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from components.contracts import InputError
 from components.models.endpoint import Chat
-from components.study.answers import Answer, Study
+from components.study.answers import MALFORMED, Answer, Study
 from components.study.tasks import SIDES, TIE
 
 INSTRUCTION = """You compare two sets of short stories, A and B, written for the same prompt.
@@ -106,17 +106,17 @@ def read_judge(study: Study, path: Path) -> tuple[list[Answer], dict[str, Any]]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        name, given = content["judge"], content["answers"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if (content["study"], content["key_digest"]) != (study.shown["study"], study.shown["key_digest"]):
+            raise InputError(f"{path}: answers to another study.")
+        name, given, unanswered = content["judge"], content["answers"], len(content["unanswered"])
+        answers = []
+        for task, said in given.items():
+            best, diverse = (first if first == second else TIE for first, second in (said["best"], said["diverse"]))
+            answers.append(Answer(f"judge {name}", task, study.side_of(task, best), study.side_of(task, diverse)))
+    except MALFORMED as error:
         raise InputError(f"{path}: no answers of a judge ({error!r}). `polyphony study judge` writes them.") from None
-    if (content["study"], content["key_digest"]) != (study.shown["study"], study.shown["key_digest"]):
-        raise InputError(f"{path}: answers to another study.")
-    answers = []
-    for task, said in given.items():
-        best, diverse = (first if first == second else TIE for first, second in (said["best"], said["diverse"]))
-        answers.append(Answer(f"judge {name}", task, study.side_of(task, best), study.side_of(task, diverse)))
     consistent = {
         question: sum(said[question][0] == said[question][1] for said in given.values()) / len(given) if given else None
         for question in ("best", "diverse")
     }
-    return answers, {"judge": name, "unanswered": len(content["unanswered"]), "consistent": consistent}
+    return answers, {"judge": name, "unanswered": unanswered, "consistent": consistent}

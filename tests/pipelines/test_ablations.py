@@ -45,6 +45,9 @@ def test_the_grid_is_that_of_the_paper() -> None:
     }
 
 
-def test_numbers_that_are_none_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["ablate", "figure", "responses", "--responses", "2,four"]) == 1
-    assert "expected numbers" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("counts", "told"), [("2,four", "expected numbers"), ("1,2", "different numbers from 2 on"), ("2,2", "different numbers")]
+)
+def test_numbers_that_cannot_be_are_refused(counts: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ablate", "figure", "responses", "--responses", counts]) == 1
+    assert told in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,8 @@ def test_cancelled_annotations_do_not_count(study: Path) -> None:
         (lambda c: c.update(study="other"), "answers to another"),
         (lambda c: c.update(key_digest="0" * 64), "answers to another"),
         (lambda c: c.update(annotator="eve"), "'eve' is no annotator"),
+        (lambda c: c.pop("annotator"), "no file of answers"),
+        (lambda c: c.update(answers=[3]), "no file of answers"),
     ],
 )
 def test_refused(study: Path, change: Any, message: str) -> None:
@@ -124,8 +127,28 @@ def test_another_key_is_refused(study: Path) -> None:
         load_study(study)
 
 
-def test_summaries_must_cover_every_story(study: Path, generations: Path) -> None:
+@pytest.mark.parametrize("content", [3, "x", [3], [{"data": 3}], {}])
+def test_what_is_no_file_of_answers(study: Path, content: Any) -> None:
+    with pytest.raises(InputError, match=r"other\.json: "):
+        read_answers(load_study(study), [save(study, "other", content)])
+
+
+def test_a_study_is_not_written_over(study: Path, generations: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (study / KEY).read_bytes()
+    call = ["study", "export", "ddpo", "dpo", "--generations", str(generations), "--output", str(study)]
+    assert main(call) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert (study / KEY).read_bytes() == before
+    with pytest.raises(SystemExit):
+        main([*call, "--tasks", "0"])
+    assert "--tasks: '0' is no whole number from 1 on" in capsys.readouterr().err
+
+
+def test_summaries_must_cover_every_story(tmp_path: Path, generations: Path) -> None:
+    study = tmp_path / "summarised"
+
     def write(summaries: dict[tuple[str, str, int], str]) -> None:
+        shutil.rmtree(study, ignore_errors=True)
         export(plan(generations, ("ddpo", "dpo"), count=9, annotators=["a"], per_task=1, seed=0), study, 0, summaries)
 
     whole = {(name, f"p{p}", s): f"In short {p}" for name in ("ddpo", "dpo") for p in range(6) for s in range(2)}

@@ -133,3 +133,5 @@ def test_an_endpoint_that_is_not_described(generations: Path, tmp_path: Path, ca
     call = ["study", "export", "ddpo", "dpo", "--generations", str(generations), "--output", str(tmp_path / "s"), "--summarise"]
     assert main(call) == 1
     assert "--base-url: Field required" in capsys.readouterr().err
+    assert main([*call, "--base-url", "http://localhost/v1", "--model", "m", "--money", "3"]) == 1
+    assert "a limit of money needs" in capsys.readouterr().err
