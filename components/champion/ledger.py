@@ -91,7 +91,8 @@ class Ledger:
 
     def pointed_at(self) -> str:
         """The version that the alias points to; empty where there is none."""
-        version = self._client.get_registered_model(self._model).aliases.get(self.alias)
+        found = patiently("reading the alias", partial(self._client.get_registered_model, self._model))
+        version = found.aliases.get(self.alias)
         return str(version) if version is not None else ""
 
     def recover(self) -> Move | None:
@@ -106,7 +107,7 @@ class Ledger:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            self._client.set_model_version_tag(self.name, str(moves[-1].number), _VOID, "its version was deleted")
+            self._strike(moves[-1], "its version was deleted")
             return None
 
     def make(self, move: Move) -> Move:
@@ -121,7 +122,7 @@ class Ledger:
         mine = next(found for found in moves if found.token == token)
         if mine.void:
             winner = next(found for found in moves if not found.void and found.number > move.known)
-            self._client.set_model_version_tag(self.name, str(mine.number), _VOID, mine.void)
+            self._strike(mine, mine.void)
             raise LostError(winner)
         return self.settle(mine)
 
@@ -141,6 +142,10 @@ class Ledger:
             self._client.set_model_version_tag(self._model, move.version, tag, f"{move.reason} ({move.who})")
         self._client.set_registered_model_alias(self._model, self.alias, move.version)
         self._client.set_model_version_tag(self.name, str(move.number), _SETTLED, "true")
+
+    def _strike(self, move: Move, why: str) -> None:
+        tag = partial(self._client.set_model_version_tag, self.name, str(move.number), _VOID, why)
+        patiently("writing the history", tag)
 
     def _append(self, move: Move, token: str) -> None:
         fields = {"kind": move.kind, "version": move.version, "before": move.before, "known": str(move.known)}

@@ -7,15 +7,17 @@ import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from components.champion.comparison import DifferentSetsError, Side, baseline, differences, measured, own, sides
 from components.champion.ledger import PROMOTION, ROLLBACK, Ledger, LostError, Move, earlier
 from components.champion.tables import aligned, spread
-from components.champion.versions import Version, find, opened
+from components.champion.versions import AbsentError, Version, find, opened
 from components.contracts import InputError
 from components.register.gate import DIVERSITY, QUALITY, Verdict, judge
 from components.register.params import Params
+from components.register.patience import patiently
 from components.register.record import UNKNOWN
 
 if TYPE_CHECKING:
@@ -79,7 +81,9 @@ def promote(
             the alias came first.
     """
     ledger = _ledger(client, model, alias, reason)
-    known, before = _state(client, ledger, model)
+    known, before, finished = _state(client, ledger, model)
+    if finished and (finished.kind, finished.version, before) == (PROMOTION, number, number):
+        return finished
     find(client, f"{model}/{number}")
     if before == number:
         raise InputError(f"{model} version {number} is the {alias} already. See `polyphony history --model '{model}'`.")
@@ -139,11 +143,14 @@ def rollback(client: MlflowClient, model: str, alias: str, reason: str) -> Move:
         InputError: if there was none that is still there, or another move of the alias came first.
     """
     ledger = _ledger(client, model, alias, reason)
-    known, before = _state(client, ledger, model)
+    known, before, finished = _state(client, ledger, model)
+    if finished and (finished.kind, finished.version) == (ROLLBACK, before):
+        # Not back once more: whoever was interrupted gives the same command again.
+        return finished
     for to in earlier(ledger.moves(), before):
         try:
             find(client, f"{model}/{to}")
-        except InputError as error:
+        except AbsentError as error:
             log.warning("not to version %s: %s", to, error)
         else:
             return _make(ledger, Move(ROLLBACK, to, before, known, reason))
@@ -158,12 +165,12 @@ def _ledger(client: MlflowClient, model: str, alias: str, reason: str) -> Ledger
     return Ledger(client, model, alias)
 
 
-def _state(client: MlflowClient, ledger: Ledger, model: str) -> tuple[int, str]:
-    """Number of the last move, and the version that the alias points to, with interrupted moves settled."""
+def _state(client: MlflowClient, ledger: Ledger, model: str) -> tuple[int, str, Move | None]:
+    """Number of the last move, the version that the alias points to, and the move that was interrupted and is settled here."""
     from mlflow.exceptions import MlflowException
 
     try:
-        client.get_registered_model(model)
+        patiently("reading the model", partial(client.get_registered_model, model))
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
@@ -179,7 +186,7 @@ def _state(client: MlflowClient, ledger: Ledger, model: str) -> tuple[int, str]:
             "%s: the alias points to %s and not to version %s, as its history says: it was moved by other means",
             *(ledger.name, f"version {now}" if now else "nothing", moves[-1].version),
         )
-    return (moves[-1].number if moves else 0), now
+    return (moves[-1].number if moves else 0), now, settled
 
 
 def _make(ledger: Ledger, move: Move) -> Move:

@@ -9,11 +9,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.contracts import InputError
 from components.lineage import digest
+from components.register.patience import patiently
 from components.register.registry import ARTIFACT, EVALUATION, FILES, MODEL, digests
 
 if TYPE_CHECKING:
@@ -25,6 +27,10 @@ _SAFE = {".safetensors", ".json", ".jinja", ".txt", ".md", ".model", ".png"}
 # What registration adds to the files of the training.
 ADDED = ("README.md", "lineage.json", "record.json", "plane.png")
 _NAME = re.compile(r"(?P<model>[\w. -]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
+
+
+class AbsentError(InputError):
+    """The registry has no version of that name."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,8 @@ def find(client: MlflowClient, name: str) -> ModelVersion:
     """The version called `model@alias` or `model/number`.
 
     Raises:
-        InputError: if there is none of that name; says which there are.
+        AbsentError: if there is none of that name; says which there are.
+        InputError: if that is no name, or the registry does not answer.
     """
     from mlflow.exceptions import MlflowException
 
@@ -70,16 +77,16 @@ def find(client: MlflowClient, name: str) -> ModelVersion:
         raise InputError(f"{name!r} names no version: write model@alias, such as polyphony@champion, or model/number.")
     model = parts["model"]
     try:
-        registered = client.get_registered_model(model)
+        registered = patiently("reading the model", partial(client.get_registered_model, model))
         number = parts["version"] or registered.aliases.get(parts["alias"])
         if number is None:
             known = ", ".join(f"{model}@{alias}" for alias in sorted(registered.aliases)) or "none"
-            raise InputError(f"{name}: no version has that alias. Aliases: {known}. By number: {model}/1.")
-        return client.get_model_version(model, str(number))
+            raise AbsentError(f"{name}: no version has that alias. Aliases: {known}. By number: {model}/1.")
+        return patiently("reading the version", partial(client.get_model_version, model, str(number)))
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise InputError(f"{name}: the registry at {client.tracking_uri} has no such version.") from None
+        raise AbsentError(f"{name}: the registry at {client.tracking_uri} has no such version.") from None
 
 
 @contextmanager
@@ -117,7 +124,8 @@ def _fetch(client: MlflowClient, run_id: str, part: str, place: Path, name: str)
     try:
         # Progress of some small files tells nobody anything.
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        folder = Path(client.download_artifacts(run_id, part, str(place)))
+        fetch = partial(client.download_artifacts, run_id, part, str(place))
+        folder = Path(patiently(f"fetching the {part} of {name}", fetch))
     except (MlflowException, OSError) as error:
         raise InputError(f"{name}: its folder {part!r} cannot be fetched: {error}") from error
     if not folder.is_dir():

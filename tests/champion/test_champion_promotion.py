@@ -220,6 +220,30 @@ def test_interrupted_it_is_finished_by_the_next(
     assert champion() == versions[2]
 
 
+@pytest.mark.parametrize("command", ["promote", "rollback"])
+def test_the_same_command_again_finishes_what_was_interrupted_and_does_no_more(
+    versions: list[str], monkeypatch: pytest.MonkeyPatch, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in versions[:2] if command == "promote" else versions:
+        promote(number, "--yes")
+
+    def again() -> int:
+        return promote(versions[2], "--yes") if command == "promote" else rollback()
+
+    class KilledError(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr("components.champion.ledger.Ledger.settle", killed)
+        again()
+    assert again() == 0
+    assert champion() == versions[2 if command == "promote" else 1]
+    assert len(history(capsys)) == (3 if command == "promote" else 4)
+
+
 def test_a_champion_that_was_deleted(versions: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     for number in versions:
         promote(number, "--yes")
