@@ -16,8 +16,8 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 log = logging.getLogger("polyphony")
-# Transformers fills a checkpoint's folder in place; this file in it says that all is there.
-_MARK = "complete"
+# Where checkpoints are written, beside those that are whole, and where they are removed.
+_PARTIAL = "partial"
 
 
 # What a shell and a container report of a process that SIGTERM ended. Engines retry it: 128 and above is the machine's doing,
@@ -26,7 +26,7 @@ STOPPED = 128 + signal.SIGTERM
 
 
 def train(trainer: Trainer, minutes: float) -> None:
-    """Trains to the end, from the last complete checkpoint in `trainer.args.output_dir` where there is one.
+    """Trains to the end, from the last checkpoint in `trainer.args.output_dir` where there is one.
 
     The Trainer needs `save_strategy="no"` and no `save_total_limit`: saving and removing checkpoints is done here. The
     training losses that it reports at the end are those since the last start, so they are no metrics. The last step has a
@@ -40,15 +40,18 @@ def train(trainer: Trainer, minutes: float) -> None:
     """
     callback = Checkpoints(minutes)
     trainer.add_callback(callback)
-    checkpoint = last_complete(Path(str(trainer.args.output_dir)))
+    folder = Path(str(trainer.args.output_dir))
+    checkpoint = last_complete(folder)
     if checkpoint is not None:
         log.info("going on from %s", checkpoint)
-    with _stopping_at_sigterm(callback):
+    # What a kill left; the processes of one training all do this, before any of them has done a step.
+    shutil.rmtree(folder / _PARTIAL, ignore_errors=True)
+    with _stopping_at_sigterm(callback), _writing_to(folder / _PARTIAL, trainer.args):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < trainer.state.max_steps:
         log.warning(
             "told to stop (SIGTERM): step %d of %d is saved in %s; the same command goes on from there",
-            *(trainer.state.global_step, trainer.state.max_steps, trainer.args.output_dir),
+            *(trainer.state.global_step, trainer.state.max_steps, folder),
         )
         raise SystemExit(STOPPED)
 
@@ -67,20 +70,23 @@ def _stopping_at_sigterm(callback: Checkpoints) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _writing_to(folder: Path, args: TrainingArguments) -> Iterator[None]:
+    """Has Transformers fill the folders of checkpoints in `folder`, which it does in place."""
+    before, args.output_dir = args.output_dir, str(folder)
+    try:
+        yield
+    finally:
+        args.output_dir = before
+
+
 def last_complete(folder: Path) -> Path | None:
-    """The latest complete checkpoint in `folder`; those that a kill left half written or half removed are removed."""
-    complete = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        if (checkpoint / _MARK).is_file():
-            complete.append(checkpoint)
-        else:
-            # The processes of one training may all be doing this.
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    return max(complete, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)
+    """The latest checkpoint in `folder`; each got its name when it was whole, and lost it before anything of it was removed."""
+    return max(folder.glob("checkpoint-*"), key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)
 
 
 class Checkpoints(TrainerCallback):
-    """Has a checkpoint saved when `minutes` have passed, marks it when it is complete, and keeps only the latest."""
+    """Has a checkpoint saved when `minutes` have passed, gives it its name when it is whole, and keeps only the latest."""
 
     def __init__(self, minutes: float) -> None:
         self._seconds = 60 * minutes
@@ -108,13 +114,13 @@ class Checkpoints(TrainerCallback):
         _any(args)
         if not state.is_world_process_zero:
             return
-        latest = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        (latest / _MARK).touch()
-        for older in latest.parent.glob("checkpoint-*"):
-            if older != latest:
-                # First the mark, so that a kill in between leaves nothing that looks complete.
-                (older / _MARK).unlink(missing_ok=True)
-                shutil.rmtree(older)
+        partial = Path(str(args.output_dir))
+        folder, name = partial.parent, f"checkpoint-{state.global_step}"
+        (partial / name).rename(folder / name)
+        for older in folder.glob("checkpoint-*"):
+            if older.name != name:
+                older.rename(partial / older.name)
+        shutil.rmtree(partial)
 
 
 def _any(args: TrainingArguments, *flags: bool) -> list[bool]:

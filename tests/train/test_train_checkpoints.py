@@ -113,46 +113,62 @@ def test_killed_at_any_step_it_ends_alike(
 
 @pytest.mark.parametrize("first", [True, False])
 def test_killed_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
-    """Before the mark, the checkpoint before it holds; after it, the new one."""
+    """Written but without its name, the checkpoint before it holds; after that, the new one."""
     with monkeypatch.context() as patch:
         kill_at(patch, "on_save", 5, first=first)
         with pytest.raises(Killed):
             train(make(tmp_path), minutes=1e-9)
-    assert (tmp_path / "checkpoint-5").is_dir()
+    assert (tmp_path / "partial" / "checkpoint-5").is_dir() == first
     latest = last_complete(tmp_path)
     assert latest == tmp_path / ("checkpoint-4" if first else "checkpoint-5")
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == [latest.name]
 
 
-def test_killed_while_removing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint that is half removed does not look complete."""
+def test_killed_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is half written never has a checkpoint's name, and what is written next has nothing of it."""
+    trainer = make(tmp_path)
 
-    def killed(path: Path) -> None:
-        del path
+    def killed(folder: str) -> None:
+        (Path(folder) / "half").touch()
         raise Killed
+
+    monkeypatch.setattr(trainer, "_save_rng_state", killed)
+    with pytest.raises(Killed):
+        train(trainer, minutes=1e-9)
+    assert (tmp_path / "partial" / "checkpoint-1" / "half").exists()
+    assert last_complete(tmp_path) is None
+    train(make(tmp_path), minutes=1e-9)
+    assert [path.name for path in tmp_path.iterdir()] == [f"checkpoint-{STEPS}"]
+    assert not list(tmp_path.rglob("half"))
+
+
+def test_killed_while_removing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint that is half removed has no checkpoint's name any more."""
+
+    def killed(path: Path, **_: Any) -> None:
+        if (path / "checkpoint-1").exists():
+            raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints.shutil, "rmtree", killed)
         with pytest.raises(Killed):
             train(make(tmp_path), minutes=1e-9)
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
-    (tmp_path / "checkpoint-1" / "trainer_state.json").unlink()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
     assert last_complete(tmp_path) == tmp_path / "checkpoint-2"
-    assert not (tmp_path / "checkpoint-1").exists()
 
 
-def test_a_folder_that_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
-    half = tmp_path / "checkpoint-7"
-    half.mkdir()
-    (half / "trainer_state.json").write_text("{}")
-    assert last_complete(tmp_path) is None
-    assert not half.exists()
+def test_done_there_is_nothing_to_do(tmp_path: Path) -> None:
+    """What comes after the training may fail and be done again."""
+    train(make(tmp_path), minutes=60)
+    again = make(tmp_path)
+    train(again, minutes=60)
+    assert again.state.global_step == STEPS
+    assert [path.name for path in tmp_path.iterdir()] == [f"checkpoint-{STEPS}"]
 
 
 def test_the_latest_is_by_number(tmp_path: Path) -> None:
     for step in (9, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "complete").touch()
     assert last_complete(tmp_path) == tmp_path / "checkpoint-10"
 
 

@@ -143,7 +143,7 @@ def command(folder: Path, models: Models, given: Params, write_params: Callable[
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    return sorted((folder / ".work").glob("train/*/checkpoint-*/complete"))
+    return sorted((folder / ".work").glob("train/*/checkpoint-*"))
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen[Any]) -> None:

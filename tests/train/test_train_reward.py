@@ -219,7 +219,7 @@ train_reward(Models(reward=sys.argv[1]), Params.model_validate_json(sys.argv[2])
 
 
 def test_killed_it_ends_with_the_same_bytes(tmp_path: Path, models: Models, responses: Path) -> None:
-    """SIGKILL in the middle of the second epoch, while a checkpoint is not yet marked; then the same call again."""
+    """SIGKILL in the middle of the second epoch, while a checkpoint does not have its name yet; then the same call again."""
     whole, _ = trained(tmp_path / "whole", models, responses)
     killed = tmp_path / "killed"
     params = parameters().model_copy(update={"checkpoint_minutes": 1e-9})
@@ -228,7 +228,7 @@ def test_killed_it_ends_with_the_same_bytes(tmp_path: Path, models: Models, resp
     first = subprocess.run([*call, "5"], env=environment, capture_output=True, text=True, check=False)
     assert first.returncode == -signal.SIGKILL, first.stderr
     assert not killed.exists()
-    assert sorted(path.name for path in Path("work").iterdir()) == ["checkpoint-4", "checkpoint-5"]
+    assert sorted(path.name for path in Path("work").iterdir()) == ["checkpoint-4", "partial"]
     second = subprocess.run([*call, "-1"], env=environment, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stderr
     assert "checkpoint-4" in second.stderr or "4/" in second.stderr

@@ -241,7 +241,6 @@ def claimed(wanted: Any) -> Path:
 
 def with_checkpoint(folder: Path, step: int = 7) -> Path:
     (folder / f"checkpoint-{step}").mkdir(parents=True)
-    (folder / f"checkpoint-{step}" / "complete").touch()
     return folder
 
 
