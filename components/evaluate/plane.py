@@ -18,6 +18,8 @@ WIDTH, HEIGHT = 460, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 36, 48
 _ENDS = {"": "mean", "_low": "low", "_high": "high"}
 _LABEL_HEIGHT, _LETTER = 17, 8.2
+# The PNG's: letters of names to a row of the legend, and marks for each round of the colours.
+_LEGEND, _MARKS = 100, "os^v"
 
 
 def colours(systems: Sequence[str]) -> dict[str, int]:
@@ -133,6 +135,7 @@ def draw(systems: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     number = colours(list(systems))
+    others = [name for name in systems if name != GOLD]
     for axes, (metric, heading) in zip(figure.subplots(1, 2, sharey=True), DIVERSITIES.items(), strict=True):
         for name, values in systems.items():
             x, y = values[metric], values["reward"]
@@ -141,7 +144,8 @@ def draw(systems: Mapping[str, Mapping[str, Any]], path: Path) -> None:
                 y["mean"],
                 xerr=_arms(x),
                 yerr=_arms(y),
-                fmt="D" if name == GOLD else "o",
+                # Where colours come round again, another mark tells them apart.
+                fmt="D" if name == GOLD else _MARKS[others.index(name) // (len(LIGHT) - 1) % len(_MARKS)],
                 markersize=7,
                 color=LIGHT[number[name]],
                 elinewidth=1.2,
@@ -152,7 +156,8 @@ def draw(systems: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("reward →")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(systems), frameon=False)
+    columns = min(len(systems), max(1, _LEGEND // (6 + max(map(len, systems)))))
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=columns, frameon=False)
     # Without the software's version, so that the same numbers give the same bytes.
     figure.savefig(path, dpi=130, metadata={"Software": None})
 

@@ -11,13 +11,15 @@ from typing import Any
 from components.evaluate import plane
 from components.evaluate.browser import browse
 from components.evaluate.catalogue import ARROWS, BY_KEY, METRICS
-from components.evaluate.statements import number, statements
+from components.evaluate.statements import number, ordered, statements
 from components.evaluate.stories import GOLD, Story
 from components.pages import page
 
 _TEMPLATE = Path(__file__).parent / "report.html.j2"
 # Prompts whose stories the page shows: it must open on a phone.
 BROWSED = 100
+# Comparisons that are seen at once; the rest unfolds.
+STATEMENTS = 10
 # Below so many prompts, bootstrap intervals are known to be too narrow.
 FEW_PROMPTS = 20
 # What the table shows: metric, heading, digits.
@@ -68,7 +70,7 @@ def write(
     quality = measured["reward_model"]
     # The policy of the page names the one script that may run by its digest: text of a story never is one.
     script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
-    others = [name for name in measured["systems"] if name != GOLD]
+    names = [name for part in ordered(measured) for name in part]
     values = {
         "measured": measured,
         "gold": GOLD,
@@ -80,13 +82,14 @@ def write(
         "plane": plane,
         "columns": COLUMNS,
         "statements": statements(measured),
+        "at_once": STATEMENTS,
         "quality": [(name, quality[key], hint) for key, name, hint in _QUALITY if quality.get(key) is not None],
         "metrics": METRICS,
         "arrows": ARROWS,
         "training_columns": [heading for _, heading, _ in _TRAINING],
         "trainings": _trainings(trainings),
         "browser": browse(list(prompts)[:BROWSED], stories, rewards, semantic),
-        "beside": (others[-1], others[-2] if len(others) > 1 else GOLD),
+        "beside": (names[-1], names[-2] if len(names) > 1 else GOLD),
         "script": script,
         "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "prompts": prompts,

@@ -13,12 +13,25 @@ LEVEL = 0.05
 _DIVERSITIES = {"semantic_diversity": "in meaning", "style_diversity": "in style"}
 
 
+def ordered(measured: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The systems beside people: those that stand beside the pipeline's own, and its own (all, where it has none)."""
+    names, origins = [name for name in measured["systems"] if name != GOLD], measured.get("origins", {})
+    # What the pipeline trained is known by its adapter's digest alone.
+    own = [name for name in names if "adapter" in origins.get(name, ())] or names
+    return [name for name in names if name not in own], own
+
+
 def statements(measured: Mapping[str, Any]) -> list[str]:
-    """One statement for every two systems, each system compared with those named before it; people's stories last."""
-    names = [name for name in measured["systems"] if name != GOLD]
+    """One statement for every two systems, each compared with those named before it, the pipeline's own also with all others.
+
+    First come those of its own systems and people alone.
+    """
+    others, own = ordered(measured)
+    names = [*others, *own]
     pairs = [(a, b) for i, a in reversed(list(enumerate(names))) for b in reversed(names[:i])]
     if GOLD in measured["systems"]:
         pairs += [(name, GOLD) for name in reversed(names)]
+    pairs.sort(key=lambda pair: sum(name in others for name in pair))
     rest = measured["matched_words"], bool(measured["warnings"])
     return [statement(a, b, measured["differences"][f"{a}-{b}"], *rest) for a, b in pairs]
 
@@ -93,7 +106,7 @@ def _by(interval: Interval, digits: int = 3) -> str:
 def _spread(interval: Interval) -> str:
     mean, low, high = (_signed(interval[key]) for key in ("mean", "low", "high"))
     # An interval without 0 would seem to show something.
-    seeming = not _claim(interval) and (interval["low"] > 0 or interval["high"] < 0)
+    seeming = not _claim(interval) and (round(interval["low"], 3) > 0 or round(interval["high"], 3) < 0)
     return f"{mean} [{low}, {high}]" + (f", corrected p {number(interval['p_adjusted'], 2)}" if seeming else "")
 
 

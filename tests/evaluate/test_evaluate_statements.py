@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.evaluate.plane import HEIGHT, WIDTH, panels
+from components.evaluate.plane import HEIGHT, WIDTH, draw, panels
 from components.evaluate.statements import number, statement, statements
 
 # Mean, interval, p after correction.
@@ -123,6 +125,43 @@ def test_every_two_systems_once_and_people_last() -> None:
         ("dpo", "people"),
         ("sft", "people"),
     ]
+
+
+def test_what_the_pipeline_trained_comes_first() -> None:
+    names = ["dpo", "ddpo", "base", "hot", "gold"]
+    origins = {"dpo": {"adapter": "1"}, "ddpo": {"adapter": "2"}, "base": {"model": "m"}, "hot": {"like": "ddpo"}}
+    differences = {f"{a}-{b}": difference(UP, UP, UP) for a in names for b in names if a != b}
+    said = statements(
+        {
+            "systems": dict.fromkeys(names),
+            "origins": origins,
+            "differences": differences,
+            "matched_words": 50,
+            "warnings": [],
+        }
+    )
+    pairs = [(text.split()[0], text.split("than ")[1].split()[0]) for text in said]
+    assert pairs[:3] == [("ddpo", "dpo"), ("ddpo", "people"), ("dpo", "people")]
+    assert pairs[3:7] == [("ddpo", "hot"), ("ddpo", "base"), ("dpo", "hot"), ("dpo", "base")]
+    assert len(pairs) == len(set(pairs)) == 10
+    assert pairs[-1] == ("hot", "base")
+
+
+def test_every_system_is_in_the_legend_of_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    names = [f"a-system-by-a-long-name-{n}" for n in range(12)] + ["gold"]
+    metrics = dict.fromkeys(("reward", "semantic_diversity", "style_diversity"), interval(UP))
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    draw(dict.fromkeys(names, metrics), tmp_path / "plane.png")
+    (figure,) = figures
+    figure.draw_without_rendering()
+    box, (legend,) = figure.bbox, figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == names
+    assert box.x0 <= legend.get_window_extent().x0 and legend.get_window_extent().x1 <= box.x1
+    looks = {(line[0].get_marker(), line[0].get_color()) for line in figure.axes[0].containers}
+    assert len(looks) == len(names)
 
 
 @pytest.mark.parametrize(("value", "text"), [(-0.0001, "0.000"), (-0.25, "−0.250"), (0.0, "0.000"), (12.3456, "12.346")])
