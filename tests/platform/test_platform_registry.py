@@ -115,22 +115,24 @@ def meanwhile(proxy: Proxy, at: str, action: Callable[[], None]) -> threading.Th
     return thread
 
 
+def restart(trial: platform.Platform, name: str) -> None:
+    """Kills a server of the platform, and starts it again."""
+    killed = services.server(trial.folder, name)
+    os.kill(killed.pid, signal.SIGKILL)
+    while killed.running:
+        time.sleep(0.01)
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
+            patch.delenv(variable)
+        platform.start(trial.folder, artifacts="s3://mlflow")
+
+
 @pytest.mark.parametrize("server", ["postgresql", "mlflow"])
 @pytest.mark.parametrize("at", [UPLOAD, VERSION])
 def test_a_server_restarts(
     name: str, folder: Path, mlflow_proxy: Proxy, trial: platform.Platform, server: str, at: str
 ) -> None:
-    def restart() -> None:
-        killed = services.server(trial.folder, server)
-        os.kill(killed.pid, signal.SIGKILL)
-        while killed.running:
-            time.sleep(0.01)
-        with pytest.MonkeyPatch.context() as patch:
-            for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
-                patch.delenv(variable)
-            platform.start(trial.folder, artifacts="s3://mlflow")
-
-    thread = meanwhile(mlflow_proxy, at, restart)
+    thread = meanwhile(mlflow_proxy, at, lambda: restart(trial, server))
     assert do(name, folder) == "1"
     thread.join()
     whole(name, folder)
@@ -203,5 +205,5 @@ def test_many_at_once(name: str, folder: Path) -> None:
     assert contents.most_common(1)[0][1] == 1, "no content is there twice"
     assert set(contents) == {str(number) for number in range(200)} | {"same"} | {f"different {n}" for n in range(0, 10, 2)}
     assert len({written[number] for number in range(1, 10, 2)}) == 1
-    by_version = {version.version: version.tags["content"] for version in found}
+    by_version = {str(version.version): version.tags["content"] for version in found}
     assert all(by_version[written[number]] == f"different {number}" for number in range(0, 10, 2))

@@ -14,6 +14,7 @@ import pytest
 from components.lineage import tracking_client
 from components.register import registry
 from components.register.registry import register
+from tests.platform.test_platform_registry import test_many_at_once as many_at_once
 
 NAME = "together"
 
@@ -109,3 +110,9 @@ def test_what_a_failed_try_stored_is_removed_by_the_next(folder: Path, monkeypat
     assert bool(client.list_artifacts(tried.run_id, "model")) == (status == "FINISHED")
     for version in client.search_model_versions(f"name = '{NAME}'"):
         assert client.list_artifacts(version.run_id, "model")
+
+
+@pytest.mark.slow
+def test_many_at_once_on_a_file(folder: Path) -> None:
+    """200 versions, 20 readers, 10 registrations, as through the server."""
+    many_at_once(NAME, folder)
