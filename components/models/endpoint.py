@@ -164,26 +164,30 @@ class Chat(AbstractContextManager["Chat"]):
         most = sum(len(message["content"].encode()) for message in messages) * _TOKENS_PER_BYTE
         worst = self._endpoint.price(most, max_tokens)
         self._reserve(worst)
+        reply = None
         try:
             completion = self._client.chat.completions.create(**request)
+            if not getattr(completion, "choices", None):
+                raise InputError(f"{self._where}: no answer in what it sent: {self._shown(str(completion))}")
+            reply = _reply(completion, most, max_tokens)
         except APIError as error:
             if error.code not in _REFUSALS:
                 raise InputError(f"{self._where}: {self._cause(error)}") from None
             reply = Reply("", "refusal", 0, 0)
-        else:
-            if not getattr(completion, "choices", None):
-                raise InputError(f"{self._where}: no answer in what it sent: {self._shown(str(completion))}")
-            reply = _reply(completion, most, max_tokens)
         finally:
+            # At once: in between, others would see what was reserved as neither reserved nor spent.
             with self._lock:
                 self._reserved -= worst
-        with self._lock:
-            self._known[name] = reply
-            self._spent += self._endpoint.price(reply.prompt_tokens, reply.completion_tokens)
-            self._file.write(json.dumps({"name": name, **asdict(reply)}) + "\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+                if reply:
+                    self._keep(name, reply)
         return reply
+
+    def _keep(self, name: str, reply: Reply) -> None:
+        self._known[name] = reply
+        self._spent += self._endpoint.price(reply.prompt_tokens, reply.completion_tokens)
+        self._file.write(json.dumps({"name": name, **asdict(reply)}) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def each(self, items: Iterable[Item], do: Callable[[Item], Result]) -> Iterator[Result]:
         """`do` of every item, as they come, as many at once as the endpoint allows.
