@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from tests.containers.store import Store
 from tests.e2e import workspace
 
 ROOT = Path(__file__).parents[2]
+SAMPLE = "data/sample/stories.jsonl"
 
 
 @pytest.fixture(scope="session")
@@ -74,10 +76,30 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def stories(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """The stories of `finished`, tracked by DVC in a git repository, with their content in S3 that asks for credentials."""
+def language(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with room for real stories, which its tokenizer cuts into little more than letters."""
+    folder = tmp_path_factory.mktemp("language") / "model"
+    shutil.copytree(tiny_model, folder)
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 2048}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sampled(tmp_path_factory: pytest.TempPathFactory, language: Path) -> Path:
+    """A workspace in which DVC has run the whole graph on the sample stories; who changes it copies it first."""
+    # SFT is to last until the test that kills it has seen it at work.
+    values = {"ingest.source": SAMPLE, "models.max_tokens": 2048, "train.sft.epochs": 3}
+    folder = workspace.make(tmp_path_factory.mktemp("sampled"), language, **values)
+    workspace.dvc(folder, "repro")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stories(sampled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """The sample stories, tracked by DVC in a git repository, with their content in S3 that asks for credentials."""
     with Store.running() as store:
-        store.track(finished / "stories.jsonl", tmp_path_factory.mktemp("stories"))
+        store.track(sampled / SAMPLE, tmp_path_factory.mktemp("stories"))
         yield store
 
 
@@ -85,20 +107,25 @@ class Workspace:
     """A folder of parameters from which the pipeline runs in containers."""
 
     def __init__(self, folder: Path, engine: dict[str, str], server: str, stories: Store, model: Path) -> None:
-        self.folder = folder
+        self.folder, self.log = folder, folder / "log"
         self.mounts = (stories.repository, model)
         # What fails shall not be tried for minutes.
         patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "AWS_MAX_ATTEMPTS": "2"}
         self.environment = workspace.environment() | engine | stories.credentials | patience | {"MLFLOW_TRACKING_URI": server}
 
-    def pipeline(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """`polyphony pipeline run --runner docker`, outputs under `runs`."""
-        command = ["polyphony", "pipeline", "run", "--runner", "docker", "--root", "runs", "--overrides", "params.yaml"]
+    def start(self, runner: str = "docker", **environment: str) -> subprocess.Popen[str]:
+        """`polyphony pipeline run` under way, outputs under `runs`; what it says is in `log`."""
+        command = ["polyphony", "pipeline", "run", "--runner", runner, "--root", "runs", "--overrides", "params.yaml"]
         command += [word for folder in self.mounts for word in ("--mount", str(folder))]
-        return subprocess.run(
-            [*command, *words], cwd=self.folder, env=self.environment | environment,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+        with self.log.open("w") as log:
+            return subprocess.Popen(
+                command, cwd=self.folder, env=self.environment | environment, stdout=log, stderr=subprocess.STDOUT, text=True
+            )
+
+    def pipeline(self, runner: str = "docker", **environment: str) -> tuple[int, str]:
+        """Exit status and log of a run."""
+        status = self.start(runner, **environment).wait()
+        return status, self.log.read_text(encoding="utf-8")
 
     def made(self) -> Path:
         """The outputs of the only run."""
@@ -114,10 +141,8 @@ def runs_of(server: str, engine_run: str) -> list[Run]:
 
 
 @pytest.fixture
-def contained(
-    images: dict[str, str], server: str, finished: Path, stories: Store, tiny_model: Path, tmp_path: Path
-) -> Workspace:
-    """The parameters of `finished`, with the same stories from the git repository."""
-    shutil.copy(finished / "params.yaml", tmp_path)
+def contained(images: dict[str, str], server: str, sampled: Path, stories: Store, language: Path, tmp_path: Path) -> Workspace:
+    """The parameters of `sampled`, with the same stories from the git repository."""
+    shutil.copy(sampled / "params.yaml", tmp_path)
     workspace.set_params(tmp_path, **{"ingest.source": stories.source})
-    return Workspace(tmp_path, images, server, stories, tiny_model)
+    return Workspace(tmp_path, images, server, stories, language)

@@ -29,8 +29,8 @@ def inspect(engine: dict[str, str], image: str) -> dict[str, Any]:
     return json.loads(done.stdout)[0]
 
 
-def inside(engine: dict[str, str], image: str, *command: str) -> str:
-    words = ["docker", "run", "--rm", "--network", "host", image, *command]
+def inside(engine: dict[str, str], image: str, *command: str, user: str = "") -> str:
+    words = ["docker", "run", "--rm", "--network", "host", *(["--user", user] if user else []), image, *command]
     done = subprocess.run(words, env=os.environ | engine, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -73,6 +73,15 @@ def test_an_image_holds_no_tools_no_caches_no_secrets(images: dict[str, str], im
         env=os.environ | images, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert not SECRET.search("\n".join([*config["Env"], *config["Labels"], history]))
+
+
+@pytest.mark.parametrize("image", SIZES)
+def test_any_user_may_run_an_image(images: dict[str, str], image: str) -> None:
+    """Also one that it does not know, as Kubernetes may choose."""
+    record = "from components.lineage import step_run\nwith step_run('embed', {}, {}): pass"
+    assert inside(images, image, "sh", "-c", f'python -c "{record}" && ls', user="12345:12345").split() == [
+        *("components", "data", "mlflow.db", "sbom.cdx.json")
+    ]
 
 
 @pytest.mark.parametrize("image", SIZES)

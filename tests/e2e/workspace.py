@@ -29,8 +29,8 @@ SMALL = {
 }
 
 
-def make(folder: Path, language: Path) -> Path:
-    """The project's files in a new repository, committed, with `SMALL` parameters and the given language model."""
+def make(folder: Path, language: Path, **values: Any) -> Path:
+    """The project's files in a new repository, committed, with `SMALL` and other parameters and the given language model."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
     )
@@ -41,7 +41,7 @@ def make(folder: Path, language: Path) -> Path:
     rows = [{key: row[key] for key in ("prompt", "response", "score")} for row in response_rows(prompts=6, responses=4)]
     lines = [json.dumps(row) for row in rows] + ['{"prompt": "Broken', json.dumps(rows[0] | {"response": " "})]
     (folder / "stories.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    set_params(folder, **SMALL, **{"models.language": str(language)})
+    set_params(folder, **{**SMALL, **values, "models.language": str(language)})
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
         subprocess.run(["git", *identity, *command], cwd=folder, check=True)
