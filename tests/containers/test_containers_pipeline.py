@@ -22,8 +22,9 @@ pytestmark = pytest.mark.slow
 
 def kill_sft(contained: Workspace, run: subprocess.Popen[str]) -> None:
     """Kills SFT's container once there is a checkpoint from which it can go on."""
-    while run.poll() is None and not list((contained.folder / ".work" / "train").glob("sft-*/**/complete")):
+    while run.poll() is None and not list((contained.folder / ".work" / "train").glob("sft-*/checkpoint-*")):
         time.sleep(0.05)
+    assert run.poll() is None, contained.log.read_text(encoding="utf-8")[-5000:]
     listed = ["docker", "ps", "--quiet", "--filter", "ancestor=polyphony-model"]
     (name,) = subprocess.run(listed, env=contained.environment, check=True, capture_output=True, text=True).stdout.split()
     subprocess.run(["docker", "kill", name], env=contained.environment, check=True, capture_output=True)
