@@ -10,6 +10,7 @@ from components.champion.base import models
 from components.champion.tables import plain
 from components.champion.versions import Version
 from components.contracts import InputError
+from components.models.endpoint import without_thinking
 
 _SEMANTIC, _STYLE = "semantic_diversity", "style_diversity"
 
@@ -57,7 +58,7 @@ def tell(
     stories = []
     for tokens in written[:, length:].tolist():
         end = next((place for place, token in enumerate(tokens) if token in stops), None)
-        text = str(tokenizer.decode(tokens[:end], skip_special_tokens=True)).strip()
+        text = without_thinking(str(tokenizer.decode(tokens[:end], skip_special_tokens=True)).strip())
         stories.append({"text": text, "tokens": len(tokens[:end]), "ended": end is not None})
     measured = version.record["measured"]["systems"][version.record["system"]]
     return {
@@ -92,10 +93,11 @@ def _sampling(version: Version) -> dict[str, Any]:
         "temperature": float,
         "top_p": float,
         "top_k": int,
+        "min_p": float,
         "repetition_penalty": float,
         "max_new_tokens": int,
     }
-    defaults = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "max_new_tokens": 256}
+    defaults = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "max_new_tokens": 256}
     return {name: kind(given.get(f"evaluate.{name}", defaults[name])) for name, kind in kinds.items()}
 
 

@@ -97,15 +97,16 @@ def opened(client: MlflowClient, *names: str) -> Iterator[list[Version]]:
         InputError: if there is no such version, or what was fetched is not what was registered.
     """
     with tempfile.TemporaryDirectory(prefix="polyphony-") as scratch:
-        yield [_open(client, find(client, name), Path(scratch) / str(place)) for place, name in enumerate(names)]
+        yield [_open(find(client, name), Path(scratch) / str(place)) for place, name in enumerate(names)]
 
 
-def _open(client: MlflowClient, found: ModelVersion, place: Path) -> Version:
+def _open(found: ModelVersion, place: Path) -> Version:
     name = f"{found.name} version {found.version}"
-    if FILES not in found.tags or not found.run_id:
+    if FILES not in found.tags or not (found.run_id and found.source):
         raise InputError(f"{name} was not registered by this pipeline, or by one that kept no digests. Register it again.")
     place.mkdir()
-    fetched = {part: _fetch(client, found.run_id, part, place, name) for part in (MODEL, EVALUATION)}
+    root = found.source.rpartition("/")[0]
+    fetched = {part: _fetch(root, part, place, name) for part in (MODEL, EVALUATION)}
     _check_files(fetched[MODEL], found.tags, name)
     if (measured := digest(fetched[EVALUATION])) != found.tags["evaluation.digest"]:
         raise InputError(
@@ -118,14 +119,18 @@ def _open(client: MlflowClient, found: ModelVersion, place: Path) -> Version:
     )
 
 
-def _fetch(client: MlflowClient, run_id: str, part: str, place: Path, name: str) -> Path:
+def _fetch(root: str, part: str, place: Path, name: str) -> Path:
     from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+    # Progress of some small files tells nobody anything.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
-        # Progress of some small files tells nobody anything.
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        fetch = partial(client.download_artifacts, run_id, part, str(place))
-        folder = Path(patiently(f"fetching the {part} of {name}", fetch))
+        # Not by the run, of which MLflow tells no failure of the store from a folder that is not there.
+        store = get_artifact_repository(root)
+        there = patiently(f"looking for the {part} of {name}", partial(store.list_artifacts, part))
+        fetch = partial(store.download_artifacts, part, str(place))
+        folder = Path(patiently(f"fetching the {part} of {name}", fetch)) if there else place / part
     except (MlflowException, OSError) as error:
         raise InputError(f"{name}: its folder {part!r} cannot be fetched: {error}") from error
     if not folder.is_dir():
