@@ -13,8 +13,12 @@ from pathlib import Path
 import pytest
 
 from components.champion.ledger import Ledger
+from components.contracts import InputError
 from components.lineage import tracking_client
 from components.register import patience
+from components.trace.ancestry import find
+from components.trace.rest import RestStore
+from components.trace.store import MlflowStore, open_store
 from pipelines import platform
 from tests.champion.conftest import better, polyphony, register, retrain
 from tests.champion.test_champion_together import race
@@ -84,6 +88,24 @@ def alias(two: list[str], mlflow_proxy: Proxy, s3_proxy: Proxy, monkeypatch: pyt
     yield alias
     mlflow_proxy.reset()
     s3_proxy.reset()
+
+
+def test_the_server_says_the_same_with_and_without_mlflow(
+    two: list[str], trial: platform.Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", trial.uri)
+    mine, theirs = open_store(), MlflowStore()
+    assert isinstance(mine, RestStore)
+    assert sorted(mine.versions(), key=str) == sorted(theirs.versions(), key=str) != []
+    assert mine.version(FAULTY, alias="candidate") == theirs.version(FAULTY, alias="candidate")
+    one, other = find(f"{FAULTY}/{two[1]}", mine), find(f"{FAULTY}/{two[1]}", theirs)
+    assert one == other and one.registration is not None and not one.problems()
+    assert [o.record for o in one.walk()] == [o.record for o in other.walk()]
+    for store in (mine, theirs):
+        assert store.record("0" * 32) is None
+        for wanted in ({"version": "9"}, {"alias": "nobody"}, {"version": "first"}):
+            with pytest.raises(InputError, match="no such version"):
+                store.version(FAULTY, **wanted)
 
 
 def promotion(version: str, alias: str) -> list[str]:
