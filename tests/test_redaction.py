@@ -136,6 +136,17 @@ def test_a_store_that_fails_is_named_without_its_password(
     assert not leaks(done.stdout, done.stderr, *written(tmp_path))
 
 
+@pytest.mark.usefixtures("planted")
+def test_the_first_task_of_a_run_on_kubeflow_says_no_secret(capfd: pytest.CaptureFixture[str]) -> None:
+    from components.configure.__main__ import main as configure
+    from components.configure.merge import TASKS
+
+    outputs = [f"--{name}=out" for name in (*TASKS, "source", "gpu-limit", "compared", "shards")]
+    assert configure([*outputs, f"--set={SECRETS['HF_TOKEN']}"]) == 2
+    shown = capfd.readouterr()
+    assert shown.err.startswith("configure: --set ***: expected") and not leaks(*shown)
+
+
 def test_the_last_words_of_a_process_hold_no_secret(planted: None) -> None:
     del planted
     program = """

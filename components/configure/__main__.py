@@ -17,11 +17,13 @@ from components.configure.preflight import preflight, processes
 from components.configure.source import identity
 from components.contracts import InputError, atomic
 from components.params import ParameterError
+from components.redaction import quietly, redacted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the task from a command line; returns the exit status, as that of a step."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    quietly()
     arguments = vars(parser().parse_args(argv))
     try:
         document = merge(arguments["set"], arguments["overrides"], processes(arguments["gpus"]))
@@ -34,10 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         source = identity(document["ingest"]["source"])
         preflight(document)
     except ParameterError as error:
-        print(f"configure: {error}", file=sys.stderr)
+        print(redacted(f"configure: {error}"), file=sys.stderr)
         return 2
     except InputError as error:
-        print(f"configure: {error}", file=sys.stderr)
+        print(redacted(f"configure: {error}"), file=sys.stderr)
         return 1
     texts = {arguments[task]: part(document, of) for task, of in TASKS.items()}
     texts |= {arguments[name]: text for name, text in (loops | limit | {"source": source}).items()}

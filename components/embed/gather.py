@@ -14,15 +14,17 @@ import pyarrow as pa
 
 from components import kubeflow
 from components.contracts import EMBEDDINGS, RESPONSES, InputError, atomic
+from components.redaction import quietly, redacted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the task from a command line; returns the exit status, as that of a step."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    quietly()
     try:
         return _call(parser().parse_args(kubeflow.expand(sys.argv[1:] if argv is None else argv)))
     except InputError as error:
-        print(f"gather: {error}", file=sys.stderr)
+        print(redacted(f"gather: {error}"), file=sys.stderr)
         return 1
 
 

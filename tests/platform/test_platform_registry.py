@@ -24,6 +24,7 @@ from components.register import patience
 from components.register.registry import register
 from pipelines import platform
 from pipelines.platform import services
+from tests.platform.fixtures import client as s3_client
 from tests.platform.proxy import FAIL, HANG, Proxy, first
 
 pytestmark = pytest.mark.slow
@@ -136,6 +137,27 @@ def test_a_server_restarts(
     assert do(name, folder) == "1"
     thread.join()
     whole(name, folder)
+
+
+def test_what_a_failed_try_left_in_s3_is_removed_by_the_next(
+    name: str, folder: Path, mlflow_proxy: Proxy, s3_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept() -> int:
+        pages = s3_client(s3_proxy).get_paginator("list_objects_v2").paginate(Bucket="mlflow")
+        return sum(item["Key"].endswith("/model/adapter_config.json") for page in pages for item in page.get("Contents", ()))
+
+    before = kept()
+    with monkeypatch.context() as patch:
+        patch.setattr(patience, "WHOLE", 1.0)
+        mlflow_proxy.before = first(10_000, FAIL, VERSION)
+        with pytest.raises(InputError, match="failed while creating the version"):
+            do(name, folder, name)
+    assert kept() == before + 1
+    nothing(name)
+    mlflow_proxy.reset()
+    assert do(name, folder, name) == "1"
+    whole(name, folder)
+    assert kept() == before + 1
 
 
 PROGRAM = """
