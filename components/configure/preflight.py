@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.contracts import InputError
-from components.lineage import tracking_client
+from components.lineage import EXPERIMENT, tracking_client
 from components.models.params import Params as Models
 from components.models.resolve import on_hub, to_fetch
 from components.params import ParameterError
@@ -80,6 +80,7 @@ def _keys(systems: Mapping[str, Any]) -> None:
 
 
 def _tracking() -> None:
+    import mlflow
     from mlflow.artifacts import list_artifacts
     from mlflow.exceptions import MlflowException
 
@@ -88,19 +89,23 @@ def _tracking() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     address = os.environ.get("MLFLOW_TRACKING_URI", "")
     try:
-        found = tracking_client().search_experiments(max_results=1)
+        client = tracking_client()
+        if run := os.environ.get("MLFLOW_RUN_ID"):
+            place = client.get_run(run).info.artifact_uri
+        else:
+            # Made where it is not there, as the first step would.
+            place = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)).artifact_location
     except (MlflowException, OSError) as error:
         raise InputError(f"MLflow at MLFLOW_TRACKING_URI={address!r} does not answer: {error}") from error
-    for experiment in found:
-        try:
-            # A folder that is not there is quickly listed.
-            list_artifacts(artifact_uri=f"{experiment.artifact_location}/configure")
-        except Exception as error:
-            # Stores have exceptions of their own.
-            raise InputError(
-                f"MLflow at MLFLOW_TRACKING_URI={address!r} keeps artifacts at {experiment.artifact_location}, which cannot be "
-                f"read: {error}. Have the server hand them out, with credentials for its store, or give the tasks these."
-            ) from error
+    try:
+        # A folder that is not there is quickly listed.
+        list_artifacts(artifact_uri=f"{place}/configure")
+    except Exception as error:
+        # Stores have exceptions of their own.
+        raise InputError(
+            f"MLflow at MLFLOW_TRACKING_URI={address!r} keeps artifacts at {place}, which cannot be read: {error}. Have the "
+            "server hand them out, with credentials for its store, or give the tasks these."
+        ) from error
 
 
 def _models(models: Models, others: Sequence[str]) -> None:
