@@ -53,16 +53,25 @@ class Steps(Sampler[list[list[int]]]):
     """
 
     def __init__(
-        self, lengths: Sequence[int], batch_size: int, budget: int, seed: int, processes: int = 1, process: int = 0
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        budget: int,
+        seed: int,
+        processes: int = 1,
+        process: int = 0,
+        apart: Sequence[bool] | None = None,
     ) -> None:
         """
         Args:
             lengths: tokens of each example.
             budget: tokens of a pass.
+            apart: whether an example goes through the model with its like alone, before the others of its step.
         """
         self._lengths, self._budget, self._seed = np.asarray(lengths), budget, seed
         self._together = batch_size * processes
         self._processes, self._process = processes, process
+        self._apart = np.zeros(len(lengths), bool) if apart is None else np.asarray(apart)
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -78,8 +87,10 @@ class Steps(Sampler[list[list[int]]]):
         rest, last = np.split(order, [len(order) - len(order) % self._together])
         groups = rest[np.argsort(self._lengths[rest], kind="stable")].reshape(self._together, -1)
         for step in [*rng.permuted(groups, axis=1).T, *([last] if len(last) else [])]:
-            passes = divide(self._lengths[step].tolist(), self._budget, self._processes)[self._process]
-            yield [step[one].tolist() for one in passes]
+            apart = self._apart[step]
+            parts = [part for part in (step[apart], step[~apart]) if len(part)]
+            passes = [divide(self._lengths[part].tolist(), self._budget, self._processes)[self._process] for part in parts]
+            yield [part[one].tolist() for part, own in zip(parts, passes, strict=True) for one in own]
 
 
 def divide(lengths: Sequence[int], budget: int, processes: int) -> list[list[list[int]]]:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from trl import DPOTrainer
 
@@ -32,6 +33,8 @@ class PackedTrainer(Watched, DPOTrainer):
     """
 
     collate: Callable[[list[dict[str, Any]]], Batch]
+    # Whether an example of weight 0 has no gradient, so that it needs no backward pass.
+    weight_zero_is_nothing = False
     # Narrower than what a Trainer may have in general.
     args: Any
     model: Any
@@ -53,6 +56,8 @@ class PackedTrainer(Watched, DPOTrainer):
             self.model.delete_adapter("ref")
         prepare(self.model)
         self._lengths, self._tokens_per_pass = lengths, tokens_per_pass
+        # Several processes must go forward and back side by side, whatever the weights of each one's pairs.
+        self._spares = self.weight_zero_is_nothing and self.args.world_size == 1
         self._meter = Meter(self.model)
         if sharded:
             shard(self.model, self.args.device)
@@ -90,8 +95,10 @@ class PackedTrainer(Watched, DPOTrainer):
 
     def get_train_dataloader(self) -> Batches:
         args = self.args
+        apart = np.array(self.train_dataset["weight"]) == 0 if self._spares else None
         steps = Steps(
-            self._lengths, self._train_batch_size, self._tokens_per_pass, args.seed, args.world_size, args.process_index
+            *(self._lengths, self._train_batch_size, self._tokens_per_pass, args.seed, args.world_size, args.process_index),
+            apart,
         )
         return Batches(self.train_dataset, steps, type(self).collate, pin_memory=args.dataloader_pin_memory)
 
@@ -112,10 +119,23 @@ class PackedTrainer(Watched, DPOTrainer):
         total = torch.zeros((), device=self.args.device)
         for number, one in enumerate(inputs, 1):
             last = number == len(inputs)
+            # The last pass has a gradient in any case, as the optimiser skips weights that have none at all.
+            if self._spares and not last and not one["weight"].any():
+                total += self._forward(model, one)
+                continue
             self.accelerator.gradient_state._set_sync_gradients(last)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 total += super().training_step(model, one, *args, **kwargs)
         return total
+
+    def _forward(self, model: Any, inputs: Batch) -> torch.Tensor:
+        """The loss of a pass whose gradient is 0, for what is logged."""
+        self._ids.append(inputs.pop("ids", []))
+        model.train()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss: torch.Tensor = self.compute_loss(model, self._prepare_inputs(inputs))
+        self._losses.append(loss)
+        return loss
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         # Tokenised already, by the functions that also counted lengths and computed the reference.
@@ -149,6 +169,7 @@ class PairsTrainer(PackedTrainer):
     """What the objectives on pairs have in common: the loss is a mean over pairs, each of which has a weight."""
 
     collate = staticmethod(collate_pairs)
+    weight_zero_is_nothing = True
 
     def count(self, batch: Batch) -> int:
         return len(batch["weight"])
@@ -233,6 +254,7 @@ class ReleasedDORPOTrainer(DiversifiedORPOTrainer):
     """DORPO as the code released with Chung et al. 2025 has it; see `losses.dorpo_released`."""
 
     _name = "Diversified ORPO, as released"
+    weight_zero_is_nothing = False
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device

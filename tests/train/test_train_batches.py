@@ -11,6 +11,7 @@ from components.train.batches import Batches, LikeLength, Steps, divide
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=200), st.integers(1, 9), st.integers(0, 3), st.integers(0, 3))
+@settings(deadline=None)
 def test_every_example_once_and_the_same_again(lengths: list[int], size: int, seed: int, epoch: int) -> None:
     def order() -> list[int]:
         sampler = LikeLength(lengths, size, seed)
@@ -57,6 +58,7 @@ LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=60)
 
 
 @given(LENGTHS, st.integers(1, 5), st.integers(1, 1500), st.integers(1, 4), st.integers(0, 2))
+@settings(deadline=None)
 def test_processes_share_what_one_would_do(lengths: list[int], size: int, budget: int, processes: int, epoch: int) -> None:
     """Nothing is lost or repeated, and each step's examples are those of one process with the whole batch, in one pass."""
 
@@ -119,6 +121,7 @@ def test_the_rest_of_an_epoch_is_found_again() -> None:
 
 
 @given(LENGTHS, st.integers(1, 1500), st.integers(1, 5))
+@settings(deadline=None)
 def test_passes_keep_to_the_budget(lengths: list[int], budget: int, processes: int) -> None:
     """But for examples that are longer by themselves; all processes have as many passes, and no more than are needed."""
     shares = divide(lengths, budget, processes)

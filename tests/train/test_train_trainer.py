@@ -265,6 +265,39 @@ def test_passes_equal_one_big_batch(tiny_model: Path, tmp_path: Path, parts: int
     assert_same(split, whole)
 
 
+@pytest.mark.parametrize("kind", [DiversifiedDPOTrainer, DiversifiedORPOTrainer])
+def test_pairs_of_weight_zero_go_forward_alone(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[PackedTrainer]
+) -> None:
+    """Whole trainings that spare their backward passes, and that do not, log the same and end the same; in one of the steps
+    there are no others."""
+    rows = examples(9, [0.0] * 7 + [2.0, 0.5])
+    options = {"per_device_train_batch_size": 3, "logging_steps": 1, "num_train_epochs": 2, "learning_rate": 1e-2, "seed": 1}
+    logs, weights, done, passes = [], [], [], []
+    for spares in (True, False):
+        trainer = ours(tiny_model, tmp_path, rows, kind, **options)
+        trainer._spares = spares
+        done.append(0)
+        backward = trainer.accelerator.backward
+
+        def counting(*arguments: Any, backward: Any = backward, **rest: Any) -> None:
+            done[-1] += 1
+            backward(*arguments, **rest)
+
+        monkeypatch.setattr(trainer.accelerator, "backward", counting)
+        passes.append(sum(len(step) for step in trainer.get_train_dataloader()))
+        trainer.train()
+        clocked = {"tokens_per_second", "epoch", "step", "time"}
+        steps = trainer.state.log_history[:6]
+        logs.append([{name: value for name, value in entry.items() if name not in clocked} for entry in steps])
+        weights.append({name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad})
+    assert logs[0] == [pytest.approx(entry, abs=1e-5, rel=1e-5) for entry in logs[1]]
+    assert 1.0 in [entry["zero_weight_share"] for entry in logs[0]]
+    assert_same(*weights)
+    # A step in one pass has one backward pass; what is spared is in a pass of its own.
+    assert done == [6, 6] and passes[0] > passes[1] == 3
+
+
 def test_an_empty_pass_adds_nothing(tiny_model: Path, tmp_path: Path) -> None:
     """A process that has no example left takes part in the step all the same."""
     rows = examples(3)
