@@ -185,7 +185,8 @@ def _attention(
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         raise InputError(f"{type(module).__name__}: attention with soft caps or sinks is not supported.")
     grouped = query.shape[1] != key.shape[1]
-    if query.is_cuda:
+    # There is none for full precision.
+    if query.is_cuda and query.dtype != torch.float32:
         from torch.nn.attention.varlen import varlen_attn
 
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
