@@ -127,11 +127,15 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 def _impact(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from components.contracts import InputError
     from components.trace import impact
     from components.trace.content import Contents
     from components.trace.store import open_store
 
-    text = impact.cleaned(arguments.text.read_text(encoding="utf-8")) if arguments.text else ""
+    try:
+        text = impact.cleaned(arguments.text.read_text(encoding="utf-8")) if arguments.text else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--text {arguments.text}: {error}") from None
     sought = impact.Sought(arguments.data or "", arguments.prompt or "", arguments.response or "", text)
     with tqdm(desc="versions", unit="") as bar:
         found = impact.impact(sought, open_store(), Contents(arguments.repository), bar.update)

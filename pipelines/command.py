@@ -153,7 +153,7 @@ def given_inputs(settings: list[str], overrides: str) -> dict[str, Any]:
     """The pipeline's inputs by name, as the types of its form.
 
     Raises:
-        ParameterError: if there is no such input, or its value is not of its type.
+        ParameterError: if there is no such input, its value is not of its type, or the overrides cannot be read.
     """
     from components.params import ParameterError
     from pipelines.cluster import Cluster
@@ -173,7 +173,10 @@ def given_inputs(settings: list[str], overrides: str) -> dict[str, Any]:
             raise ParameterError(f"--input {setting}: expected {_MEANT[kind]}.") from None
     if overrides:
         path = Path(overrides)
-        inputs["overrides"] = path.read_text(encoding="utf-8") if path.suffix in (".yaml", ".yml", ".json") else overrides
+        try:
+            inputs["overrides"] = path.read_text(encoding="utf-8") if path.suffix in (".yaml", ".yml", ".json") else overrides
+        except (OSError, UnicodeDecodeError) as error:
+            raise ParameterError(f"--overrides {overrides}: {error}") from None
     return inputs
 
 

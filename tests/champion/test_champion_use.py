@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.champion.tables import plain
+from components.evaluate.params import Sampling
 from components.lineage import digest, tracking_client
 from tests.champion.conftest import NAME, better, polyphony, register, retrain
 from tests.register.conftest import HOSTILE, PARAMETERS, Pipeline
@@ -98,6 +99,7 @@ def test_try(usable: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(0 < value <= 2 for value in told["diversity"].values())
     assert told["evaluated"]["semantic_diversity"] == pytest.approx(0.476)
     assert (told["seed"], told["sampling"]["temperature"]) == (1, 1.0)
+    assert set(told["sampling"]) == set(Sampling.model_fields), "all that an evaluation samples by"
     assert json.loads(shown(capsys, *words, "--json"))["stories"] == told["stories"]
     text = shown(capsys, *words)
     assert "style diversity: " in text and plain(told["stories"][0]["text"]) in text

@@ -163,6 +163,7 @@ def test_mistakes_in_a_profile(tmp_path: Path, profile: str, told: str, capsys: 
         (["compile", "--cluster", "none"], "Give a file, or one of: gpu, plain"),
         (["run", "--input", "epochs=3"], "expected NAME=VALUE with one of"),
         (["run", "--input", "train_sft_epochs=many"], "--input train_sft_epochs=many: expected a whole number"),
+        (["run", "--overrides", "none.yaml"], "--overrides none.yaml: "),
     ],
 )
 def test_mistakes_in_a_call(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,6 +152,7 @@ def test_a_text_is_looked_for_as_ingest_would_have_it(tmp_path: Path, capsys: py
     (told,) = json.loads(capsys.readouterr().out)
     assert (told["verdict"], told["aliases"]) == (LEARNED, ["champion"])
     assert polyphony(["impact", "--text", str(story)]) == 0
+    assert polyphony(["impact", "--text", "none.txt"]) == 1
     assert "polyphony version 1 @champion: learned from it" in capsys.readouterr().out
 
 
