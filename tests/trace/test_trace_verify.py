@@ -15,6 +15,8 @@ from components.trace.content import Contents
 from components.trace.store import open_store
 from components.trace.verify import Report, verify
 from pipelines.front_door import main as polyphony
+from tests.platform.fixtures import KEYS, client
+from tests.platform.proxy import Proxy
 from tests.trace.conftest import Project, git
 
 
@@ -173,3 +175,27 @@ def test_an_engines_store_is_looked_at(tmp_path: Path) -> None:
     spoil(kept / "more")
     (problem,) = check(value).problems
     assert "differs: the whole is" in problem
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("project")
+def test_a_remote_in_s3_is_hashed_again(s3_proxy: Proxy) -> None:
+    from dvc.repo import Repo
+
+    repo = Repo()
+    keys = {"access_key_id": KEYS["AWS_ACCESS_KEY_ID"], "secret_access_key": KEYS["AWS_SECRET_ACCESS_KEY"]}
+    with repo.config.edit() as config:
+        config["remote"] = {"bucket": {"url": "s3://mlflow/dvc", "endpointurl": s3_proxy.target, "region": "us-east-1", **keys}}
+        config["core"]["remote"] = "bucket"
+    Repo().push()
+    shutil.rmtree(".dvc/cache")
+    report = check()
+    assert report.problems == []
+    assert next(line for line in report.sound if line.startswith("pairs")).endswith("the DVC remote bucket")
+    bucket = client(s3_proxy)
+    changed, gone = (blob("dvc", digest(Path(of))).as_posix() for of in ("pairs.parquet", "models/sft/README.md"))
+    bucket.put_object(Bucket="mlflow", Key=changed, Body=b"others")
+    bucket.delete_object(Bucket="mlflow", Key=gone)
+    told = "\n".join(check().problems)
+    assert re.search(r"pairs .*: the DVC remote bucket: differs: its content", told)
+    assert re.search(r"sft .*: the DVC remote bucket: 1 file\(s\) missing: README.md", told)
