@@ -156,12 +156,18 @@ def write_params(tmp_path: Path, store: Path) -> Callable[..., Path]:  # noqa: A
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """A workspace in which DVC has run the whole graph once; who changes it copies it first."""
+    """A workspace in which DVC has run the whole graph once, with secrets in its environment; who changes it copies it first.
+
+    `repro.log` there has what was printed.
+    """
     from tests.e2e import workspace
+    from tests.test_redaction import SECRETS
 
     folder = workspace.make(tmp_path_factory.mktemp("finished"), tiny_model)
     with pytest.MonkeyPatch.context() as patch:
         # MLflow passes on to other processes what a test before told it in this one.
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        workspace.dvc(folder, "repro")
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
+        (folder / "repro.log").write_text(workspace.dvc(folder, "repro"), encoding="utf-8")
     return folder

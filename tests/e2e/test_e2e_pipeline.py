@@ -15,6 +15,7 @@ from components import contracts
 from components.lineage import digest
 from components.origin import trace
 from tests.e2e import workspace
+from tests.test_redaction import leaks, written
 
 TABLES = {
     "responses": contracts.RESPONSES,
@@ -77,6 +78,11 @@ def test_the_verdict_is_on_the_version(finished: Path, store: mlflow.MlflowClien
     assert registered.tags["validation_status"] == version["status"] in {"candidate", "rejected"}
     assert registered.tags["gate.reasons"] == version["reasons"] != ""
     assert ("candidate" in registered.aliases) == (version["status"] == "candidate")
+
+
+def test_no_secret_of_the_environment_is_in_anything_that_the_run_wrote(finished: Path) -> None:
+    assert "register" in (finished / "repro.log").read_text(encoding="utf-8")
+    assert not leaks(*written(finished))
 
 
 def test_a_second_run_does_nothing(finished: Path) -> None:
