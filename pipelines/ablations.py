@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pipelines.repro import dvc
 
 RESPONSES = (2, 4, 6, 8, 12)
 # The released code's floor.
@@ -117,7 +117,7 @@ def _queue(arguments: argparse.Namespace) -> int:
     for experiment in experiments:
         settings = [word for setting in (*arguments.set, *experiment.settings) for word in ("-S", setting)]
         # `evaluate` and what it needs: ablations are looked at, not registered.
-        if _dvc("exp", "run", "--queue", "--name", experiment.name, *settings, "evaluate"):
+        if dvc("exp", "run", "--queue", "--name", experiment.name, *settings, "evaluate"):
             return 1
     print(f"{len(experiments)} experiments are queued. `polyphony ablate run` runs them.")
     return 0
@@ -128,13 +128,7 @@ def _run(arguments: argparse.Namespace) -> int:
     # Experiments run in copies of this folder, which are removed: runs and unfinished work are kept here.
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{Path('mlflow.db').resolve()}")
     os.environ.setdefault("POLYPHONY_WORK", str(Path(".work").resolve()))
-    return _dvc("exp", "run", "--run-all")
-
-
-def _dvc(*words: str) -> int:
-    """Runs DVC; it and the stages are those of this Python, also where its environment was not activated."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return subprocess.run([sys.executable, "-m", "dvc", *words], env=os.environ | {"PATH": path}, check=False).returncode
+    return dvc("exp", "run", "--run-all")
 
 
 def _figure(arguments: argparse.Namespace) -> int:
@@ -163,7 +157,7 @@ def _figure(arguments: argparse.Namespace) -> int:
 
 def _fetch(experiment: str, folder: Path) -> Path:
     """An experiment's measurements, from DVC's cache or remote."""
-    import dvc.api
+    from dvc.api import read
     from dvc.exceptions import DvcException
     from dvc.scm import SCMError
 
@@ -171,7 +165,7 @@ def _fetch(experiment: str, folder: Path) -> Path:
 
     path = folder / f"{experiment}.parquet"
     try:
-        content = dvc.api.read(_MEASUREMENTS, rev=experiment, mode="rb")
+        content = read(_MEASUREMENTS, rev=experiment, mode="rb")
     except (DvcException, SCMError, OSError) as error:
         raise InputError(f"no result of the experiment {experiment} ({error}). Queue it and run what is queued.") from None
     path.write_bytes(content)

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipelines.repro import dvc
+
 _TARGET = "MODEL@ALIAS, MODEL/VERSION, a digest as in dvc.lock, or the path of an artifact"
 
 
@@ -92,8 +94,6 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
-    import subprocess
-
     from tqdm import tqdm
 
     from components.trace.ancestry import find
@@ -112,7 +112,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     if not arguments.run:
         print(f"\nMake it again: cd {plan.folder} && dvc repro {plan.stage}\nreproduce.json there has the digests to expect.")
         return 0
-    if status := subprocess.run(["dvc", "repro", plan.stage], cwd=plan.folder).returncode:
+    if status := dvc("repro", plan.stage, folder=plan.folder):
         return status
     if differing := compare(plan):
         print(

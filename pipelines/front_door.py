@@ -57,12 +57,10 @@ def _run(arguments: argparse.Namespace) -> int:
 def _results(arguments: argparse.Namespace) -> int:
     artifacts: Path = arguments.artifacts
     metrics, version = artifacts / "evaluation" / "metrics.json", artifacts / "version.json"
-    for path in (metrics, version):
-        if not path.is_file():
-            print(f"{path}: nothing there yet. `make demo` or `dvc repro` writes it.", file=sys.stderr)
-            return 1
+    if not metrics.is_file():
+        print(f"{metrics}: nothing there yet. `make demo` or `dvc repro` writes it.", file=sys.stderr)
+        return 1
     measured = json.loads(metrics.read_text(encoding="utf-8"))
-    registered = json.loads(version.read_text(encoding="utf-8"))
     print()
     print(results_table(measured))
     print(f"\n{measured['prompts']} test prompts x {measured['samples']} samples; 95 % bootstrap intervals over prompts.\n")
@@ -72,9 +70,13 @@ def _results(arguments: argparse.Namespace) -> int:
         print(f"Warning: {warning}\n")
     if arguments.all:
         print(f"{metrics_table(measured)}\n")
-    print(f"Registered: {registered['name']} version {registered['version']}, {registered['status']}")
-    for reason in registered["reasons"].split("; "):
-        print(f"  {reason}")
+    if version.is_file():
+        registered = json.loads(version.read_text(encoding="utf-8"))
+        print(f"Registered: {registered['name']} version {registered['version']}, {registered['status']}")
+        for reason in registered["reasons"].split("; "):
+            print(f"  {reason}")
+    else:
+        print("Not registered yet: `dvc repro` does that.")
     print(f"\nOpen next:\n  report     {artifacts / 'evaluation' / 'report.html'}")
     print(f"  weights    {artifacts / 'weight_report' / 'report.html'}")
     print("  runs and models: `make mlflow`, then http://127.0.0.1:5000")

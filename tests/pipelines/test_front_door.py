@@ -99,11 +99,16 @@ def test_the_table_fits_120_columns() -> None:
     assert max(map(len, table.splitlines())) <= 120
 
 
-@pytest.mark.parametrize("version", [True, False])
-def test_nothing_there_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str], version: bool) -> None:
-    artifacts = tmp_path / "none" if version else write(tmp_path / "half", version=False)
-    assert main(["results", "--artifacts", str(artifacts)]) == 1
+def test_nothing_there_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["results", "--artifacts", str(tmp_path / "none")]) == 1
     assert "nothing there yet. `make demo` or `dvc repro` writes it." in capsys.readouterr().err
+
+
+def test_evaluated_and_not_registered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["results", "--artifacts", str(write(tmp_path / "half", version=False))]) == 0
+    shown = capsys.readouterr().out
+    assert results_table(MEASURED) in shown
+    assert "Not registered yet" in shown
 
 
 @pytest.mark.parametrize("words", [[], ["resluts"], ["results", "--artefacts", "x"]])
