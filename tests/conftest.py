@@ -9,6 +9,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", DVC_NO_ANA
 
 import random
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,11 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing a test writes by a relative path (MLflow's store, work folders) lands in the checkout."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    if fluent := sys.modules.get("mlflow.tracking.fluent"):
+        # A step that ran in this process has left its experiment there, which is of another store.
+        monkeypatch.setattr(fluent, "_active_experiment_id", None)
 
 
 def story(seed: int, words: int = 30) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 # one group. Only whole groups are kept, as rounding depends on what is computed together: so stories are always the same.
 GROUP = 4
 # What writes them, beside the models.
-_CODE = tuple(f"evaluate/{name}.py" for name in ("generate", "slots", "vllm"))
+_CODE = tuple(f"evaluate/{name}.py" for name in ("generate", "sampling", "slots", "vllm"))
 
 
 def requests(system: Local, prompts: Sequence[Prompt]) -> list[Request]:
@@ -71,8 +72,10 @@ def kept(system: Local, asked: Sequence[Request]) -> Path:
 def forget(days: int = 30) -> None:
     """Removes stories that no evaluation has asked for so long."""
     for folder in work_folder("evaluate").glob("stories/*"):
-        if time.time() - folder.stat().st_mtime > days * 86400:
-            shutil.rmtree(folder, ignore_errors=True)
+        # Another evaluation may be removing it.
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime > days * 86400:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_stories(

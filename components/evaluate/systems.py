@@ -94,7 +94,8 @@ def _artifact(name: str, adapter: Path, params: Params, models: Models) -> Local
     if not (adapter / ADAPTER).is_file():
         raise InputError(f"{adapter}: no adapter here ({ADAPTER} is missing). Run the step that trains it.")
     content = digest(adapter)
-    return Local(name, models, adapter, content, params, {"model": models.language, "adapter": content})
+    identity = content + _fingerprint(resolve(models.language))
+    return Local(name, models, adapter, identity, params, {"model": models.language, "adapter": content})
 
 
 def _declared(name: str, system: System, params: Params, models: Models) -> Local | Remote:

@@ -53,7 +53,7 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, finished: Path, reachable: Path, s3_proxy: Proxy) -> Iterator[Run]:
     folder = tmp_path_factory.mktemp("platform") / "workspace"
-    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("artifacts", "mlflow.db"))
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("artifacts", "mlflow.db", ".work"))
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         for name, value in SECRETS.items():
@@ -172,7 +172,11 @@ def test_what_lies_in_s3_is_hashed_again(run: Run, s3_proxy: Proxy) -> None:
     status, told = verify()
     assert status == 0 and "0 problem(s)" in told and "files in mlflow-artifacts:/" in told, told
     store = s3_client(s3_proxy)
-    key = next(key for key in objects(s3_proxy, "whole") if key.endswith("model/adapter_model.safetensors"))
+    registered = json.loads(run.polyphony(accounts.TRAINER, "lineage", "show", "polyphony/1", "--json").stdout)["version"][
+        "run"
+    ]
+    ours = [key for key in objects(s3_proxy, "whole") if registered in key]
+    (key,) = (key for key in ours if key.endswith("model/adapter_model.safetensors"))
     sound = store.get_object(Bucket="mlflow", Key=key)["Body"].read()
     try:
         store.put_object(Bucket="mlflow", Key=key, Body=sound[:-1] + b"x")
