@@ -96,7 +96,7 @@ def _tracking() -> None:
             # Made where it is not there, as the first step would.
             place = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)).artifact_location
     except (MlflowException, OSError) as error:
-        raise InputError(f"MLflow at MLFLOW_TRACKING_URI={address!r} does not answer: {error}") from error
+        raise InputError(f"MLflow at MLFLOW_TRACKING_URI={address!r} does not answer, or refuses: {error}") from error
     try:
         # A folder that is not there is quickly listed.
         list_artifacts(artifact_uri=f"{place}/configure")

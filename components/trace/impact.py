@@ -15,7 +15,7 @@ from components.contracts import PAIRS, RESPONSES, InputError, Table
 from components.origin import Origin
 from components.trace.ancestry import Ancestry, of_version
 from components.trace.content import Contents, fetch
-from components.trace.store import Store, Version
+from components.trace.store import AwayError, Store, Version
 
 LEARNED, MEASURED, UNKNOWN, NOTHING = "learned", "measured", "unknown", "nothing"
 
@@ -70,6 +70,8 @@ def impact(sought: Sought, store: Store, contents: Contents, advance: Callable[[
 def _one(version: Version, sought: Sought, store: Store, tables: _Tables) -> Impact:
     try:
         ancestry = of_version(version, store)
+    except AwayError:
+        raise
     except InputError as error:
         return Impact(version, UNKNOWN, (str(error),))
     gaps = tuple(origin.gap for origin in ancestry.walk() if origin.gap)

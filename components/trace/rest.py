@@ -17,10 +17,9 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from components.contracts import InputError
 from components.live import short
 from components.origin import AT_ONCE, NEWEST, NEWEST_FIRST, Record, SearchedRecords
-from components.trace.store import ABSENT, Version, none
+from components.trace.store import ABSENT, AwayError, Version, none
 
 # Experiments and versions that one answer brings.
 _PAGE = 1000
@@ -124,8 +123,8 @@ class RestStore(SearchedRecords):
                 time.sleep(pause)
         raise AssertionError
 
-    def _failed(self, error: Exception) -> InputError:
-        return InputError(f"MLflow at {self._address} does not answer what it is asked ({short(error)}). Try again.")
+    def _failed(self, error: Exception) -> AwayError:
+        return AwayError(f"MLflow at {self._address} does not answer what it is asked ({short(error)}). Try again.")
 
 
 def _authorization() -> str:

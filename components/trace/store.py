@@ -23,6 +23,10 @@ _MLFLOWS = ("MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_
 ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 
+class AwayError(InputError):
+    """The store does not answer, or not to this account: nothing is known of what was asked."""
+
+
 @dataclass(frozen=True)
 class Version:
     """A registered model version. `source` is where its files lie, `run_id` the run that registered it."""
@@ -97,7 +101,7 @@ class MlflowStore(MlflowRecords):
             run = self._client.get_run(run_id)
         except MlflowException as error:
             if error.error_code not in ABSENT:
-                raise InputError(f"MLflow does not say what run {run_id} is: {short(error)}") from error
+                raise AwayError(f"MLflow does not say what run {run_id} is: {short(error)}") from error
             return None
         return as_record(run) if run.info.lifecycle_stage == "active" else None
 
@@ -110,7 +114,7 @@ class MlflowStore(MlflowRecords):
             )
         except MlflowException as error:
             if error.error_code not in ABSENT:
-                raise InputError(f"MLflow does not say what {name} is: {short(error)}") from error
+                raise AwayError(f"MLflow does not say what {name} is: {short(error)}") from error
             raise none(name, version, alias) from error
         # A version that was looked up by its alias does not tell its aliases.
         return _version(self._client.get_model_version(name, found.version))

@@ -15,7 +15,7 @@ from components.lineage import digest
 from components.trace import impact
 from components.trace.content import Contents
 from components.trace.impact import LEARNED, MEASURED, NOTHING, UNKNOWN, Impact, Sought
-from components.trace.store import open_store
+from components.trace.store import AwayError, open_store
 from pipelines.front_door import main as polyphony
 from tests.conftest import response_rows
 from tests.trace.conftest import Project, pair_rows
@@ -171,3 +171,14 @@ def test_what_dvc_lacks_is_read_where_the_engine_keeps_it(tmp_path: Path) -> Non
     origin = find(value, open_store()).model
     (place_,) = Contents(Path()).places(origin, None)
     assert place_.name == f"file://{kept}"
+
+
+@pytest.mark.usefixtures("project")
+def test_a_store_that_does_not_answer_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise AwayError("MLflow does not answer")
+
+    store = open_store()
+    monkeypatch.setattr(store, "makers", away)
+    with pytest.raises(AwayError):
+        impact.impact(Sought(data="0" * 32), store, Contents(Path()), lambda _: None)
