@@ -33,15 +33,15 @@ from tests.register.test_register_step import (  # noqa: F401
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("pipeline")]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def database(trial: Platform) -> Iterator[Any]:
-    """A cursor of the server's database."""
+    """A cursor of the server's database, for this module only: others restart the server."""
     with psycopg2.connect(trial.database.replace("+psycopg2", ""), passfile=trial.password_file) as connection:
         connection.autocommit = True
         yield connection.cursor()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def recorded_there(
     trial: Platform, database: Any, adapter: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Pipeline, list[str]]:
