@@ -162,7 +162,7 @@ def seconds(
     """Time of the training itself, at `UTILISATION` of the hardware."""
     operations = model.shape.flops(data.tokens, data.completion_tokens, data.squared_lengths)
     if checkpointing:
-        operations += model.shape.layers_forward(data.tokens, data.squared_lengths)
+        operations += model.shape.forward(data.tokens, 0, data.squared_lengths)
     return epochs * operations / (hardware.speed * UTILISATION * processes)
 
 

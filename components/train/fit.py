@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,12 @@ class Watched:
         return super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return self.watched(super().training_step, model, inputs, *args, **kwargs)  # type: ignore[misc]
+
+    def watched(self, step: Callable[..., torch.Tensor], model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The loss of what `step` puts through the model."""
         self._ids.append(inputs.pop("ids", []))
-        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        loss = step(model, inputs, *args, **kwargs)
         self._losses.append(loss)
         return loss
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +42,18 @@ class Shape:
         Args:
             squared_lengths: sum of s^2 over the sequences.
         """
-        linear = (4 * self.frozen + 6 * self.trained) * tokens + 4 * self.head * completion_tokens
-        return linear + 6 * self.attention * squared_lengths
+        sizes = (tokens, completion_tokens, squared_lengths)
+        return self.forward(*sizes) + self.backward(*sizes)
 
-    def layers_forward(self, tokens: int, squared_lengths: int) -> int:
-        """Operations of the decoder's forward pass, which checkpointing does once more."""
-        return 2 * (self.frozen + self.trained) * tokens + 2 * self.attention * squared_lengths
+    def forward(self, tokens: int, completion_tokens: int, squared_lengths: int) -> int:
+        """Operations of the forward pass; see `flops`. Without completion tokens, of what checkpointing does once more."""
+        linear = 2 * (self.frozen + self.trained) * tokens + 2 * self.head * completion_tokens
+        return linear + 2 * self.attention * squared_lengths
+
+    def backward(self, tokens: int, completion_tokens: int, squared_lengths: int) -> int:
+        """Operations of the backward pass; see `flops`."""
+        linear = (2 * self.frozen + 4 * self.trained) * tokens + 2 * self.head * completion_tokens
+        return linear + 4 * self.attention * squared_lengths
 
 
 def shape_of(model: Any) -> Shape:
@@ -83,12 +90,17 @@ class Meter:
         self._since: float | None = None
         self._tokens = self._flops = 0
 
-    def add(self, tokens: int, completion_tokens: int, squared_lengths: int) -> None:
-        """Counts a step that begins now."""
+    def add(self, size: Sequence[int], forward_only: Sequence[int] = (0, 0, 0)) -> None:
+        """Counts a step that begins now.
+
+        Args:
+            size: its tokens, completion tokens and sum of squared lengths, as `Shape.flops` takes them.
+            forward_only: the same of the part that has no backward pass.
+        """
         if self._since is None:
             self._since = time.perf_counter()
-        self._tokens += tokens
-        self._flops += self._shape.flops(tokens, completion_tokens, squared_lengths)
+        self._tokens += size[0]
+        self._flops += self._shape.flops(*size) - self._shape.backward(*forward_only)
 
     def read(self, processes: int) -> dict[str, float]:
         """tokens_per_second; on a GPU also `mfu`, the share of its peak, and peak_memory_gib."""

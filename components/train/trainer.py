@@ -98,7 +98,7 @@ class PackedTrainer(Watched, DPOTrainer):
         apart = np.array(self.train_dataset["weight"]) == 0 if self._spares else None
         steps = Steps(
             *(self._lengths, self._train_batch_size, self._tokens_per_pass, args.seed, args.world_size, args.process_index),
-            apart,
+            apart=apart,
         )
         return Batches(self.train_dataset, steps, type(self).collate, pin_memory=args.dataloader_pin_memory)
 
@@ -106,23 +106,27 @@ class PackedTrainer(Watched, DPOTrainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], None]:
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        passes = [one for batch in batches for one in batch]
-        sizes = torch.tensor([[self.count(one), *one["size"]] for one in passes], device=device).sum(0)
+        passes = [(one, spared) for batch in batches for one, spared in zip(batch, self._spared(batch), strict=True)]
+        sizes = torch.tensor([[self.count(one), *one["size"]] for one, _ in passes], device=device).sum(0)
         self._items, *size = self.accelerator.reduce(sizes, "sum")
-        self._meter.add(*(int(number) for number in size))
+        forward_only = np.sum([one["size"] for one, spared in passes if spared] or [[0, 0, 0]], axis=0)
+        self._meter.add([int(number) for number in size], forward_only.tolist())
         # In the state, which checkpoints keep.
         self.state.num_input_tokens_seen += int(size[0])
         return batches, None
 
+    def _spared(self, batch: list[Batch]) -> list[bool]:
+        """Which passes of a step go forward alone: never the last, as the optimiser skips weights without any gradient."""
+        return [self._spares and number < len(batch) and not one["weight"].any() for number, one in enumerate(batch, 1)]
+
     def training_step(self, model: Any, inputs: list[Batch], *args: Any, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
         """The gradients of all passes; the processes exchange them in the last one."""
         total = torch.zeros((), device=self.args.device)
-        for number, one in enumerate(inputs, 1):
-            last = number == len(inputs)
-            # The last pass has a gradient in any case, as the optimiser skips weights that have none at all.
-            if self._spares and not last and not one["weight"].any():
-                total += self._forward(model, one)
+        for number, (one, spared) in enumerate(zip(inputs, self._spared(inputs), strict=True), 1):
+            if spared:
+                total += self.watched(self._forward, model, one)
                 continue
+            last = number == len(inputs)
             self.accelerator.gradient_state._set_sync_gradients(last)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 total += super().training_step(model, one, *args, **kwargs)
@@ -130,11 +134,9 @@ class PackedTrainer(Watched, DPOTrainer):
 
     def _forward(self, model: Any, inputs: Batch) -> torch.Tensor:
         """The loss of a pass whose gradient is 0, for what is logged."""
-        self._ids.append(inputs.pop("ids", []))
         model.train()
         with torch.no_grad(), self.compute_loss_context_manager():
             loss: torch.Tensor = self.compute_loss(model, self._prepare_inputs(inputs))
-        self._losses.append(loss)
         return loss
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:

@@ -68,8 +68,22 @@ def test_the_meter_reads_what_was_added(monkeypatch: pytest.MonkeyPatch) -> None
     now = iter((10.0, 14.0, 15.0))
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
     meter = Meter(LlamaForCausalLM(CONFIG))
-    meter.add(100, 0, 0)
-    meter.add(20, 0, 0)
+    meter.add((100, 0, 0))
+    meter.add((20, 0, 0))
     assert meter.read(2)["tokens_per_second"] == 30
-    meter.add(7, 0, 0)
+    meter.add((7, 0, 0))
     assert meter.read(2)["tokens_per_second"] == 7
+
+
+def test_what_goes_forward_alone_is_not_counted_as_going_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model that is not trained, and of sequences too short for attention to count, that is half."""
+    now = iter((0.0, 1.0, 2.0))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
+    meter = Meter(LlamaForCausalLM(CONFIG).requires_grad_(requires_grad=False))
+    meter.add((100, 60, 0))
+    whole = meter.read(1)["mfu"]
+    meter.add((100, 60, 0), (100, 60, 0))
+    assert meter.read(1)["mfu"] == pytest.approx(whole / 2)
