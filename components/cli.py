@@ -38,6 +38,8 @@ class Step:
         sections: sections of the parameters that `run` takes, each under its own name.
         inputs: artifacts that it reads, name -> meaning; each becomes `--name PATH` and a `Path`.
         optional: inputs that may be left out; `run` then gets None, or what `defaults` says.
+        settled: sections in which something depends on the machine, name -> function that settles it; `run` gets, and the
+            lineage records, what it returns.
         defaults: where an optional input comes from when left out, name -> function of the sections.
         outputs: artifacts that it writes, likewise; `run` writes each through `contracts.atomic`.
         collections: inputs given as `--name KEY=PATH`, any number of times; `run` gets a dict of `Path`.
@@ -56,6 +58,7 @@ class Step:
     outputs: Mapping[str, str]
     inputs: Mapping[str, str] = field(default_factory=dict)
     optional: Mapping[str, str] = field(default_factory=dict)
+    settled: Mapping[str, Callable[[Any], Section]] = field(default_factory=dict)
     defaults: Mapping[str, Callable[[Mapping[str, Section]], Path]] = field(default_factory=dict)
     collections: Mapping[str, str] = field(default_factory=dict)
     folders: Mapping[str, str] = field(default_factory=dict)
@@ -142,8 +145,9 @@ class Step:
 
         started = time.monotonic()
         label = "-".join([self.name, *words.values()])
-        recorded = {name: section.model_dump() for name, section in parameters.items()}
         as_given = {name: section.model_dump(mode="json", exclude_unset=True) for name, section in parameters.items()}
+        parameters |= {name: settle(parameters[name]) for name, settle in self.settled.items()}
+        recorded = {name: section.model_dump() for name, section in parameters.items()}
         with lineage.step_run(label, recorded, read, as_given) as run:
             step = importlib.import_module(f"components.{self.name}.step")
             metrics: dict[str, Any] = step.run(**parameters, **words, **numbers, **inputs, **collections, **outputs)

@@ -55,7 +55,8 @@ def estimates(sections: Mapping[str, Section], metrics: Path | None) -> Iterator
 
     models: Any = sections["models"]
     train: Any = sections["train"]
-    model, machine, found = plan_model(train, models), hardware(), sizes(metrics) if metrics is not None else None
+    model, found = plan_model(train, models), sizes(metrics) if metrics is not None else None
+    machine = hardware(model)
     yield f"{models.language}: {model.weights / 1e6:,.0f} million weights, {model.trained / 1e6:,.1f} million trained"
     for name, sequences in _TRAININGS:
         settings = getattr(train, name)

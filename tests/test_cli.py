@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,6 +74,20 @@ def test_run_gets_what_was_declared(call: Call) -> None:
     }
     assert Path("out/picture").read_text() == "drawn"
     assert json.loads(Path("m/m.json").read_text()) == {"lines": 3, "of": {"pen": 2}, "colours": ["red"]}
+
+
+def test_what_depends_on_the_machine_is_settled_before_it_is_recorded(
+    call: Call, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: dict[str, Any] = {}
+    settled = {"weight": lambda section: section.model_copy(update={"seed": section.seed + 1})}
+    monkeypatch.setattr(sys.modules[__name__], "STEP", replace(STEP, settled=settled))
+    assert call("--colour", "red=red", do=lambda **given: got.update(given) or draw(**given)) == 0
+    assert got["weight"].seed == 4
+    (run,) = MlflowClient(f"sqlite:///{store}").search_runs(["1"])
+    assert run.data.params["weight.seed"] == "4"
+    # What `lineage reproduce` writes is what was asked for.
+    assert json.loads(run.data.tags["parameters"])["weight"] == {"seed": 3}
 
 
 def test_the_run_is_recorded(call: Call, store: Path) -> None:

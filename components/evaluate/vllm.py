@@ -22,7 +22,7 @@ from components.models.resolve import resolve, trusted
 
 def usable(models: Models) -> bool:
     """Whether vLLM can be used for a model."""
-    return importlib.util.find_spec("vllm") is not None and torch.cuda.is_available() and models.dtype != "nf4"
+    return importlib.util.find_spec("vllm") is not None and torch.cuda.is_available() and models.precision != "nf4"
 
 
 class Vllm:
@@ -41,7 +41,7 @@ class Vllm:
         self._model = LLM(
             model=str(resolve(models.language)),
             tokenizer=str(resolve(models.tokenizer or models.language)),
-            dtype=models.dtype,
+            dtype=models.precision,
             trust_remote_code=trusted(models.language, models.remote_code),
             # Not the checkpoint's own defaults of sampling.
             generation_config="vllm",

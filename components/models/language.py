@@ -125,7 +125,7 @@ def identity(models: Params, tokenizer: PreTrainedTokenizerBase) -> dict[str, st
     vocabulary |= {"padding": None, "truncation": None}
     return {
         "language": models.language,
-        "dtype": models.dtype,
+        "dtype": models.precision,
         "max_tokens": str(context_length(models)),
         "tokenizer": _digest([vocabulary, tokenizer.eos_token]),
         "chat_template": _digest(tokenizer.chat_template),
@@ -158,14 +158,16 @@ def skeleton(models: Params) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     trust = trusted(models.language, models.remote_code)
+    # A packaged model is unpacked the first time, and that not on the meta device.
+    config = _config(models)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(_config(models), dtype=_torch_dtype(models), trust_remote_code=trust)
+        return AutoModelForCausalLM.from_config(config, dtype=_torch_dtype(models), trust_remote_code=trust)
 
 
 def load_model(
     models: Params, adapter: Path | None = None, *, trainable: bool = False, device: str | None = None
 ) -> PreTrainedModel:
-    """The language model in `models.dtype`, with the PEFT adapter found in `adapter`, its LoRA weights in float32.
+    """The language model in `models.precision`, with the PEFT adapter found in `adapter`, its LoRA weights in float32.
 
     Args:
         trainable: whether the adapter's weights are to be trained.
@@ -187,7 +189,7 @@ def load_model(
             trust_remote_code=trusted(models.language, models.remote_code),
             **(
                 {"quantization_config": four_bits(), "device_map": {"": torch.cuda.current_device()}}
-                if models.dtype == "nf4"
+                if models.precision == "nf4"
                 else {}
             ),
         )
@@ -197,7 +199,7 @@ def load_model(
         model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
         # An adapter names its base model as the parameters do; whenever PEFT saves it, it looks there, or asks the hub.
         model.peft_config["default"].base_model_name_or_path = str(folder)
-    if models.dtype != "nf4":
+    if models.precision != "nf4":
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return model
 
@@ -206,7 +208,7 @@ def _torch_dtype(models: Params) -> torch.dtype:
     """What is computed in; also, with 4 bits, what the layers are kept in that are not linear."""
     import torch
 
-    return torch.float32 if models.dtype == "float32" else torch.bfloat16
+    return torch.float32 if models.precision == "float32" else torch.bfloat16
 
 
 def four_bits() -> Any:

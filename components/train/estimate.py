@@ -84,7 +84,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Attributes: memory: bytes for a process; speed: bfloat16 operations a second, of matrix products."""
+    """Attributes: memory: bytes for a process; speed: operations a second, of matrix products in the precision of the model."""
 
     name: str
     memory: int

@@ -115,7 +115,7 @@ def _arguments(train: Params, models: Models, settings: Optimisation, work: Path
         warmup_steps=settings.warmup_steps,
         per_device_train_batch_size=settings.batch_size,
         activation_checkpointing=train.gradient_checkpointing,
-        bf16=models.dtype != "float32",
+        bf16=models.precision != "float32",
         use_cpu=not torch.cuda.is_available(),
         seed=train.seed,
         optim="adamw_torch_fused",

@@ -44,7 +44,9 @@ def manifest(objective: str, section: str, train: Params, models: Models, inputs
         for key, one in value.items() if isinstance(value, dict) else [("", value)]:
             parameters[f"train.{name}.{key}".rstrip(".")] = json.dumps(one)
     name = models.reward if objective == "reward" else models.language
-    used = models.model_dump(mode="json", exclude={"semantic", "style", "language" if objective == "reward" else "reward"})
+    used = models.settled().model_dump(
+        mode="json", exclude={"semantic", "style", "language" if objective == "reward" else "reward"}
+    )
     made_of = {
         "objective": objective,
         # A hub model's folder is named for its commit, a package's for its version.

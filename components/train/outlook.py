@@ -28,7 +28,7 @@ _GB = 1e9
 
 def announce(model: Model, data: Data, settings: Optimisation, train: Params) -> None:
     """Says what the training will need."""
-    machine = hardware()
+    machine = hardware(model)
     log.info("%s", describe(model, data, settings, train, machine))
     if sum(needed(model, data.largest, train).values()) > _room(train, machine):
         log.warning("it may run out of memory. If it does: %s", less_memory(train, data))
@@ -71,11 +71,12 @@ def plan_model(train: Params, models: Models) -> Model:
     """The costs of the language model with the adapter that `train` gives it."""
     targets = train.lora.target_modules
     try:
+        bare = skeleton(models)
         with torch.device("meta"):
-            adapted = get_peft_model(skeleton(models), lora(train))
+            adapted = get_peft_model(bare, lora(train))
     except ValueError as error:
         raise InputError(f"train.lora.target_modules: {', '.join(targets)} do not fit {models.language!r}: {error}") from error
-    return measure_model(adapted, four_bits=models.dtype == "nf4")
+    return measure_model(adapted, four_bits=models.precision == "nf4")
 
 
 def lora(train: Params) -> LoraConfig:
@@ -105,7 +106,7 @@ def check_room(model: Model, train: Params, models: Models) -> None:
     Raises:
         InputError: if the weights alone need more memory than there is, or cannot be kept in 4 bits.
     """
-    if models.dtype == "nf4":
+    if models.precision == "nf4":
         four_bits()
         if train.sharding == "fsdp2":
             raise InputError("models.dtype: nf4 cannot be sharded. Use train.sharding: ddp, or models.dtype: bfloat16.")
@@ -125,12 +126,15 @@ def _room(train: Params, machine: Hardware) -> float:
     return machine.memory if torch.cuda.is_available() else machine.memory / train.processes
 
 
-def hardware() -> Hardware:
-    """This machine: a GPU by its data sheet, or by a product of matrices where that is not known, as on CPUs."""
+def hardware(model: Model) -> Hardware:
+    """This machine, in the precision of the model: a GPU by its data sheet, or by a product of matrices where that does not
+    say, as of CPUs."""
     name, total = _memory()
+    dtype = torch.float32 if model.dtype == torch.float32.itemsize else torch.bfloat16
     if torch.cuda.is_available():
-        return Hardware(name, total, peak(torch.cuda.get_device_name()) or _measured_speed("cuda"))
-    return Hardware(name, total, _measured_speed("cpu"))
+        known = peak(torch.cuda.get_device_name()) if dtype == torch.bfloat16 else None
+        return Hardware(name, total, known or _measured_speed("cuda", dtype))
+    return Hardware(name, total, _measured_speed("cpu", dtype))
 
 
 def _memory() -> tuple[str, int]:
@@ -140,10 +144,10 @@ def _memory() -> tuple[str, int]:
     return f"{torch.get_num_threads()} CPU thread(s)", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _measured_speed(device: str) -> float:
-    """Operations a second of a bfloat16 product of matrices as a model has them; takes a fraction of a second."""
+def _measured_speed(device: str, dtype: torch.dtype) -> float:
+    """Operations a second of a product of matrices as a model has them; takes a fraction of a second."""
     size = 1024 if device == "cpu" else 8192
-    a = torch.ones(size, size, dtype=torch.bfloat16, device=device)
+    a = torch.ones(size, size, dtype=dtype, device=device)
     best = float("inf")
     for _ in range(4):
         started = time.perf_counter()

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from components.contracts import InputError
 from components.models.language import load_model
 from components.models.packed import completion_logps, pack, prepare
 from components.models.params import Params as Models
+from components.models.resolve import resolve
 from components.train import outlook
 from components.train.estimate import Data, Hardware, Lengths, duration, measure_data, measure_model, memory, seconds
 from components.train.outlook import check_room, count_tokens, describe, less_memory, lora, needed, plan_model
@@ -46,11 +47,12 @@ def test_the_packaged_models_parameters() -> None:
     assert found.trained == 30 * 16 * (2 * 576 + 576 + 192)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("targets", TARGETS)
-def test_what_a_token_leaves_behind(targets: tuple[str, ...]) -> None:
+def test_what_a_token_leaves_behind(targets: tuple[str, ...], dtype: Literal["bfloat16", "float32"]) -> None:
     """Of the real model, as autograd keeps it, within a tenth."""
-    train, tokens = Params(lora=Lora(target_modules=targets)), 128
-    model = get_peft_model(load_model(Models()), lora(train))
+    train, models, tokens = Params(lora=Lora(target_modules=targets)), Models(dtype=dtype), 128
+    model = get_peft_model(load_model(models), lora(train))
     prepare(model)
     weights = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     kept: dict[int, torch.Tensor] = {}
@@ -60,11 +62,12 @@ def test_what_a_token_leaves_behind(targets: tuple[str, ...]) -> None:
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+    mixed = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), mixed:
         logps = completion_logps(model, pack([([5] * 24, [7] * (tokens // 2 - 24))] * 2))
     found = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     assert logps.requires_grad
-    planned = plan_model(train, Models())
+    planned = plan_model(train, models)
     assert planned.kept * planned.layers * tokens == pytest.approx(found, rel=0.1)
 
 
@@ -76,6 +79,7 @@ from transformers import TrainerCallback
 from trl import DPOConfig
 from components.models.language import load_model, load_tokenizer
 from components.models.params import Params as Models
+from components.models.resolve import resolve
 from components.train.outlook import lora
 from components.train.params import Lora, Params
 from components.train.trainer import DiversifiedDPOTrainer
@@ -84,7 +88,8 @@ length = int(sys.argv[1])
 ids = lambda n: torch.randint(3, 40000, (n,)).tolist()
 rows = [{"prompt_ids": ids(20), "chosen_ids": ids(length - 20), "rejected_ids": ids(length - 20), "ref_chosen_logps": 0.0,
          "ref_rejected_logps": 0.0, "weight": 1.0} for _ in range(8)]
-arguments = DPOConfig("work", use_cpu=True, bf16=True, activation_checkpointing=sys.argv[3] == "True", max_steps=2,
+mixed = Models().precision == "bfloat16"
+arguments = DPOConfig("work", use_cpu=True, bf16=mixed, activation_checkpointing=sys.argv[3] == "True", max_steps=2,
                       per_device_train_batch_size=4, report_to=[], save_strategy="no", logging_steps=1)
 model = get_peft_model(load_model(Models()), lora(Params(lora=Lora(target_modules=("all-linear",)))))
 rows, tokenizer = Dataset.from_list(rows), load_tokenizer(Models())
@@ -186,7 +191,7 @@ def test_a_model_that_cannot_fit_is_refused(tiny_model: Path, monkeypatch: pytes
 def test_four_bits(tiny_model: Path) -> None:
     """A quarter of the linear layers, and a little for scales; refused, before anything is loaded, where it cannot be."""
     models = Models(language=str(tiny_model), dtype="nf4")
-    few, all_bits = plan_model(Params(), models), plan_model(Params(), Models(language=str(tiny_model)))
+    few, all_bits = plan_model(Params(), models), plan_model(Params(), models.model_copy(update={"dtype": "bfloat16"}))
     assert all_bits.stored - few.stored == pytest.approx(few.shape.frozen * (2 - 4.127 / 8))
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="nf4 needs a GPU"):
@@ -200,6 +205,17 @@ def test_layers_that_do_not_exist(tiny_model: Path) -> None:
         plan_model(Params(lora=Lora(target_modules=("nothing",))), Models(language=str(tiny_model)))
 
 
-def test_this_machine() -> None:
-    found = outlook.hardware()
+def test_this_machine(tiny_model: Path) -> None:
+    found = outlook.hardware(plan_model(Params(), Models(language=str(tiny_model))))
     assert found.memory > 2**28 and found.speed > 1e8
+
+
+def test_a_model_is_not_unpacked_on_the_meta_device(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a packaged one is, the first time."""
+
+    def unpacked(name: str, **options: bool) -> Path:
+        assert torch.empty(0).device.type == "cpu"
+        return resolve(name, **options)
+
+    monkeypatch.setattr("components.models.language.resolve", unpacked)
+    plan_model(Params(), Models(language=str(tiny_model)))

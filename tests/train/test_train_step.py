@@ -274,7 +274,8 @@ def test_a_reference_of_another_model_is_refused(
     assert f"sft {digest(inputs['sft'])} there, {digest(tmp_path / 'other')} here" in told
     assert "max_tokens" not in told and "Run reference again" in told
     assert "max_tokens 256 there, 200 here" in refused(models.model_copy(update={"max_tokens": 200}))
-    assert "dtype bfloat16 there, float32 here" in refused(models.model_copy(update={"dtype": "float32"}))
+    here, there = models.precision, "float32" if models.precision == "bfloat16" else "bfloat16"
+    assert f"dtype {here} there, {there} here" in refused(models.model_copy(update={"dtype": there}))
     edits = {
         "chat_template": ("chat_template.jinja", "assistant", "writer"),
         "tokenizer": ("tokenizer.json", '"normalizer": null', '"normalizer": {"type": "Lowercase"}'),
