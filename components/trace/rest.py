@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from http.client import HTTPException
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from components.live import short
 from components.origin import AT_ONCE, NEWEST, NEWEST_FIRST, Record, SearchedRecords
 from components.trace.store import ABSENT, AwayError, Version, none
 
-# Experiments and versions that one answer brings.
-_PAGE = 1000
+# Experiments, versions and runs that one answer brings, and runs that are read ahead at most: some 10 kB each.
+_PAGE, _AHEAD = 1000, 10_000
 # Seconds before another try, and what may be another answer then.
 _PAUSES, _PASSING = (0.5, 1.0, 2.0, 4.0), (408, 429)
+# What may go wrong on the way; a page that is no JSON is a ValueError.
+_TROUBLE = (OSError, HTTPException, ValueError)
+_REFUSED, _ACCOUNT = (401, 403), "Look at MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or ask who may."
 
 
 class RestStore(SearchedRecords):
@@ -42,9 +46,12 @@ class RestStore(SearchedRecords):
         self._pauses: tuple[float, ...] = ()
         self._experiments = [str(one["experiment_id"]) for one in self._all("experiments/search", "experiments", body={})]
         self._pauses = _PAUSES
+        self._ahead: dict[str, Record] = {}
         super().__init__(self._runs, AT_ONCE)
 
     def record(self, run_id: str) -> Record | None:
+        if run_id in self._ahead:
+            return self._ahead[run_id]
         found = self._one("runs/get", {"run_id": run_id})
         return _record(found["run"]) if found and found["run"]["info"]["lifecycle_stage"] == "active" else None
 
@@ -67,15 +74,25 @@ class RestStore(SearchedRecords):
                 for one in model.get("aliases", ()):
                     aliases.setdefault((model["name"], str(one["version"])), []).append(one["alias"])
             found = [_version(one) for one in self._all("model-versions/search", "model_versions")]
-        except (OSError, HTTPException) as error:
+            self._read_ahead()
+        except _TROUBLE as error:
             raise self._failed(error) from error
         return [replace(one, aliases=tuple(sorted(aliases.get((one.name, one.version), [])))) for one in found]
+
+    def _read_ahead(self) -> None:
+        """The last runs, in a few answers: a look-up for each digest of each version would take the server long."""
+        condition = "attributes.status = 'FINISHED' AND tags.step LIKE '%'"
+        asked = {"experiment_ids": self._experiments, "filter": condition, "order_by": [NEWEST_FIRST]}
+        runs = self._all("runs/search", "runs", asked)
+        ahead = [_record(run) for run in islice(runs, _AHEAD)]
+        self.remember(ahead, all_there_are=next(runs, None) is None)
+        self._ahead = {record.run_id: record for record in ahead}
 
     def _runs(self, condition: str) -> list[Record]:
         asked = {"experiment_ids": self._experiments, "filter": condition, "max_results": NEWEST, "order_by": [NEWEST_FIRST]}
         try:
             found = self._answer("runs/search", body=asked).get("runs", ())
-        except (OSError, HTTPException) as error:
+        except _TROUBLE as error:
             raise self._failed(error) from error
         return [_record(run) for run in found]
 
@@ -98,7 +115,7 @@ class RestStore(SearchedRecords):
             if _code(error) in ABSENT:
                 return None
             raise self._failed(error) from error
-        except (OSError, HTTPException) as error:
+        except _TROUBLE as error:
             raise self._failed(error) from error
 
     def _get(self, call: str, asked: Mapping[str, Any]) -> Any:
@@ -116,14 +133,18 @@ class RestStore(SearchedRecords):
             try:
                 with urllib.request.urlopen(request, timeout=timeout, context=self._tls) as answer:  # noqa: S310
                     return json.load(answer)
-            except (OSError, HTTPException) as error:
+            except _TROUBLE as error:
                 status = error.code if isinstance(error, urllib.error.HTTPError) else 500
                 if pause is None or (status < 500 and status not in _PASSING):
                     raise
+                if isinstance(error, urllib.error.HTTPError):
+                    error.close()
                 time.sleep(pause)
         raise AssertionError
 
     def _failed(self, error: Exception) -> AwayError:
+        if isinstance(error, urllib.error.HTTPError) and error.code in _REFUSED:
+            return AwayError(f"MLflow at {self._address} does not let this account see it ({short(error)}). {_ACCOUNT}")
         return AwayError(f"MLflow at {self._address} does not answer what it is asked ({short(error)}). Try again.")
 
 

@@ -56,7 +56,7 @@ class Store(Records, Protocol):
         """
 
     def versions(self) -> list[Version]:
-        """All versions of all models."""
+        """All versions of all models; makes ready for being asked where each comes from."""
 
 
 def open_store() -> Store:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -112,8 +113,44 @@ def test_what_may_pass_is_asked_again(server: Server) -> None:
     with pytest.raises(InputError, match=r"does not answer what it is asked .*503.* Try again"):
         store.makers([("1", None)])
     server.answers += [(403, b"{}")]
-    with pytest.raises(InputError, match="403"):
+    with pytest.raises(InputError, match=r"does not let this account see it .*403"):
         store.version("m", "1")
+    server.answers += [(200, b"<html>log in</html>")] * 3
+    with pytest.raises(InputError, match="does not answer what it is asked"):
+        store.versions()
+    assert not server.answers
+
+
+def run(number: int, **tags: str) -> dict[str, Any]:
+    return {
+        "info": {"run_id": f"r{number}", "start_time": number},
+        "data": {"tags": [{"key": key.replace("_", "."), "value": value} for key, value in tags.items()]},
+    }
+
+
+@pytest.mark.parametrize("most", [2, 10])
+def test_who_asks_for_all_versions_is_told_what_made_them(server: Server, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Without more questions, but where there may be older runs than those that were read."""
+    monkeypatch.setattr(rest, "_AHEAD", most)
+    store = RestStore(server.uri)
+    pages: list[dict[str, Any]] = [
+        {},
+        {"model_versions": [{"name": "m", "version": "1"}]},
+        {"runs": [run(9, produced_a="x", produced_b="y")], "next_page_token": "t"},
+        {"runs": [run(7, produced_a="x"), run(3, produced_a="x")]},
+    ]
+    server.answers += [(200, json.dumps(page).encode()) for page in pages]
+    assert [str(one) for one in store.versions()] == ["m version 1"]
+    asked = len(server.asked)
+    wanted: dict[tuple[str, int | None], str] = {("a", None): "r9", ("a", 8): "r7", ("b", 9): "r9", ("a", 5): "r3"}
+    if most == 2:
+        # Of "b" before 9, and of "a" before 5.
+        older = [{}, {"runs": [run(3, produced_a="x")]}]
+        server.answers += [(200, json.dumps(page).encode()) for page in older]
+    assert {one: record and record.run_id for one, record in store.makers(wanted).items()} == wanted
+    assert len(server.asked) == asked + (2 if most == 2 else 0)
+    record = store.record("r9")
+    assert record is not None and record.tags == {"produced.a": "x", "produced.b": "y"}
     assert not server.answers
 
 
