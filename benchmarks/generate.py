@@ -80,10 +80,8 @@ def main() -> int:
     torch.manual_seed(0)
     ours(1), loop(1)
     first, second = timed(lambda: loop(size.peer_prompts)), timed(lambda: ours(size.prompts))
-    print(
-        f"{size.model}, {models.precision}, {torch.get_num_threads()} threads, {model.device}: {size.samples} stories a prompt,"
-    )
-    print(f"at most {size.tokens} tokens each, {size.batch} at once")
+    print(f"{size.model}, {models.precision}, {torch.get_num_threads()} threads, {model.device}: {size.samples} stories a")
+    print(f"prompt, at most {size.tokens} tokens each, {size.batch} at once")
     print(f"{'':20}{'prompts':>9}{'stories':>9}{'tokens':>9}{'seconds':>10}{'samples/s':>11}{'tokens/s':>10}")
     for name, count, done in (("loop over prompts", size.peer_prompts, first), ("ours", size.prompts, second)):
         stories, tokens = len(done.tokens), sum(done.tokens)

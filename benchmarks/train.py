@@ -2,8 +2,8 @@
 
 TRL gets its fused output head, a precomputed reference and pairs that are tokenised already; ours gets what a run of the
 pipeline gets; both get bfloat16 where the hardware has it. Each trains in a process of its own, on the same pairs in the same
-order. Prints real tokens per second (padding does not count), peak memory, and the ratios, also with the reference included over
-1 and 3 epochs.
+order. Prints real tokens per second (padding does not count), peak memory, and the ratios, also with the reference included
+over 1 and 3 epochs.
 
 Both must compute the same: in float32, on a few pairs, the losses of each step agree to 1e-4. Nothing in bfloat16 agrees like
 that, so there our log-probabilities must be no farther from those in float32 than TRL's, and the losses no farther from one

@@ -144,7 +144,9 @@ def test_ends(tmp_path: Path, models: Models, adapters: dict[str, Path]) -> None
         assert "<|im_end|>" not in story.text
     tokenizer = load_tokenizer(models)
     whole = next(story for story in stories if story.finish_reason == "stop")
-    assert len(tokenizer(whole.text, add_special_tokens=False)["input_ids"]) == pytest.approx(whole.tokens, rel=0.5)
+    again = len(tokenizer(whole.text, add_special_tokens=False)["input_ids"])
+    # A token that is no whole character is written as one of three bytes.
+    assert whole.tokens / 2 <= again <= 3 * whole.tokens
 
 
 def test_samples_prompts_systems_and_seeds_differ(tmp_path: Path, models: Models, adapters: dict[str, Path]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from components.models import precision
+from components.models import params
 from components.models.params import Params
 from components.train import nodes
 from components.train.__main__ import settled
@@ -19,7 +19,7 @@ def has(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool
     units = {"avx2": True, "avx512_bf16": request.param}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
-    monkeypatch.setattr(precision, "has_bfloat16", precision.has_bfloat16.__wrapped__)
+    monkeypatch.setattr(params, "has_bfloat16", params.has_bfloat16.__wrapped__)
     return bool(request.param)
 
 
@@ -31,7 +31,7 @@ def test_auto_is_what_the_cpu_has(has: bool) -> None:
 def test_a_gpu_counts_before_the_cpu(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: not has)
-    assert precision.has_bfloat16() is not has
+    assert params.has_bfloat16() is not has
 
 
 @pytest.mark.usefixtures("has")
