@@ -31,7 +31,7 @@ demo: setup ## run the whole pipeline on the sample stories, then show what came
 	@polyphony results
 
 test: setup lint ## all tests, lint and types
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadgroup
 
 lint: setup
 	ruff check .

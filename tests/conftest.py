@@ -31,6 +31,14 @@ CHATML = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `--dist loadgroup`: a file's tests share a process, and so do all fast ones that share the finished workspace."""
+    for item in items:
+        shared = "finished" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("slow")
+        item.add_marker(pytest.mark.xdist_group("finished" if shared else str(item.path)))
+
+
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing a test writes by a relative path (MLflow's store, work folders) lands in the checkout."""

@@ -63,8 +63,9 @@ def preflight(document: Mapping[str, Any]) -> None:
     _keys(document["evaluate"]["systems"])
     _tracking()
     models = Models(**document["models"])
-    others = [system["model"] for system in document["evaluate"]["systems"].values() if not system["endpoint"]]
-    _models(models, [name for name in others if on_hub(name)])
+    named = {system["model"] for system in document["evaluate"]["systems"].values() if not system["endpoint"]} - {""}
+    # Folders may lie where this task does not see them, and versions of the registry are evaluate's to fetch.
+    _models(models, [name for name in named if on_hub(name) or not {"/", "@"} & set(name)])
 
 
 def _keys(systems: Mapping[str, Any]) -> None:

@@ -12,7 +12,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from http.client import HTTPException
 from itertools import islice
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 from components.live import short
 from components.origin import AT_ONCE, NEWEST, NEWEST_FIRST, Record, SearchedRecords
-from components.trace.store import ABSENT, AwayError, Version, none
+from components.trace.store import ABSENT, AwayError, Version, none, with_aliases
 
 # Experiments, versions and runs that one answer brings, and runs that are read ahead at most: some 10 kB each.
 _PAGE, _AHEAD = 1000, 10_000
@@ -67,17 +66,14 @@ class RestStore(SearchedRecords):
         return _version(found["model_version"])
 
     def versions(self) -> list[Version]:
-        # Versions that are searched for do not tell their aliases.
-        aliases: dict[tuple[str, str], list[str]] = {}
         try:
-            for model in self._all("registered-models/search", "registered_models"):
-                for one in model.get("aliases", ()):
-                    aliases.setdefault((model["name"], str(one["version"])), []).append(one["alias"])
-            found = [_version(one) for one in self._all("model-versions/search", "model_versions")]
+            models = self._all("registered-models/search", "registered_models")
+            aliases = [(model["name"], one["version"], one["alias"]) for model in models for one in model.get("aliases", ())]
+            found = with_aliases(map(_version, self._all("model-versions/search", "model_versions")), aliases)
             self._read_ahead()
         except _TROUBLE as error:
             raise self._failed(error) from error
-        return [replace(one, aliases=tuple(sorted(aliases.get((one.name, one.version), [])))) for one in found]
+        return found
 
     def _read_ahead(self) -> None:
         """The last runs, in a few answers: a look-up for each digest of each version would take the server long."""

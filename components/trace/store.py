@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
@@ -120,13 +120,17 @@ class MlflowStore(MlflowRecords):
         return _version(self._client.get_model_version(name, found.version))
 
     def versions(self) -> list[Version]:
-        # Versions that are searched for do not tell their aliases.
-        aliases: dict[tuple[str, str], list[str]] = {}
-        for model in _all(self._client.search_registered_models):
-            for alias, version in model.aliases.items():
-                aliases.setdefault((model.name, str(version)), []).append(alias)
-        found = [_version(one) for one in _all(self._client.search_model_versions)]
-        return [replace(one, aliases=tuple(sorted(aliases.get((one.name, one.version), [])))) for one in found]
+        models = _all(self._client.search_registered_models)
+        aliases = [(model.name, version, alias) for model in models for alias, version in model.aliases.items()]
+        return with_aliases(map(_version, _all(self._client.search_model_versions)), aliases)
+
+
+def with_aliases(versions: Iterable[Version], aliases: Iterable[tuple[str, Any, str]]) -> list[Version]:
+    """Versions that were searched for, which do not tell their aliases, with those of their models: name, version, alias."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, version, alias in aliases:
+        found.setdefault((name, str(version)), []).append(alias)
+    return [replace(one, aliases=tuple(sorted(found.get((one.name, one.version), [])))) for one in versions]
 
 
 def _all(search: Callable[..., Any]) -> Iterator[Any]:

@@ -215,6 +215,16 @@ def test_keys_that_are_not_there(call: Any, monkeypatch: pytest.MonkeyPatch, cap
     assert call(words) == 0
 
 
+def test_a_model_that_is_none(call: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a system that is only compared with, too; a version of the registry or a folder is looked for when it is its turn."""
+    systems = {"one": {"model": "llm-smolm2"}, "two": {"model": "polyphony@champion"}, "three": {"model": "/models/mine"}}
+    words = f"--overrides={json.dumps({'evaluate': {'systems': systems}})}"
+    assert call(words) == 1
+    assert "model 'llm-smolm2': no such folder" in capsys.readouterr().err
+    del systems["one"]
+    assert call(f"--overrides={json.dumps({'evaluate': {'systems': systems}})}") == 0
+
+
 @pytest.mark.parametrize("size", [1000, 10**18])
 def test_room_for_what_the_hub_has_yet_to_send(
     call: Any, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -65,6 +66,25 @@ def first(number: int, what: str, of: str = "") -> Callable[[str], str]:
         return PASS
 
     return before
+
+
+def killed(process: subprocess.Popen[bytes], proxy: Proxy, when: str, at: str, methods: tuple[str, ...] = ("",)) -> int:
+    """The exit status of a process that is killed `before` a request that contains `at` is handed on, or `after` its answer."""
+
+    def kill(request: str) -> str:
+        if at not in request or not request.startswith(methods):
+            return PASS
+        process.kill()
+        process.wait()
+        return HANG if when == "before" else PASS
+
+    if when == "before":
+        proxy.before = kill
+    else:
+        proxy.after = lambda request: (kill(request), None)[1]
+    status = process.wait(120)
+    proxy.reset()
+    return status
 
 
 def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:

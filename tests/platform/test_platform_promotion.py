@@ -22,7 +22,7 @@ from components.trace.store import MlflowStore, open_store
 from pipelines import platform
 from tests.champion.conftest import better, polyphony, register, retrain
 from tests.champion.test_champion_together import race
-from tests.platform.proxy import FAIL, HANG, Proxy, first
+from tests.platform.proxy import FAIL, HANG, Proxy, first, killed
 from tests.platform.test_platform_registry import meanwhile, restart
 from tests.register.conftest import COMMIT, Pipeline, adapter
 
@@ -33,14 +33,20 @@ HISTORY, MOVE, SETTLED = "POST /api/2.0/mlflow/model-versions/create", "/registe
 READ, FETCH = "/registered-models/get", "/mlflow-artifacts/artifacts"
 
 
-def test_one_wins_and_the_way_back(
-    trial: platform.Platform, adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", trial.uri)
-    monkeypatch.setenv("POLYPHONY_COMMIT", COMMIT)
+def recorded(trial: platform.Platform, adapter: Path, patch: pytest.MonkeyPatch) -> Pipeline:
+    """A pipeline's artifacts in the working directory, and its runs on the server, which is MLflow's from here on."""
+    patch.setenv("MLFLOW_TRACKING_URI", trial.uri)
+    patch.setenv("POLYPHONY_COMMIT", COMMIT)
     pipeline = Pipeline(adapter)
     pipeline.write()
     pipeline.record()
+    return pipeline
+
+
+def test_one_wins_and_the_way_back(
+    trial: platform.Platform, adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = recorded(trial, adapter, monkeypatch)
     versions = [register(name=NAME)]
     for number in (1, 2):
         retrain(pipeline, f"on the platform {number}", better(0.1 * number))
@@ -65,11 +71,7 @@ def two(trial: platform.Platform, adapter: Path, tmp_path_factory: pytest.TempPa
     """Two versions of one model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("two"))
-        patch.setenv("MLFLOW_TRACKING_URI", trial.uri)
-        patch.setenv("POLYPHONY_COMMIT", COMMIT)
-        pipeline = Pipeline(adapter)
-        pipeline.write()
-        pipeline.record()
+        pipeline = recorded(trial, adapter, patch)
         versions = [register(name=FAULTY)]
         retrain(pipeline, "under faults", better(0.1))
         return [*versions, register(name=FAULTY)]
@@ -193,20 +195,7 @@ def test_killed(two: list[str], alias: str, mlflow_proxy: Proxy, at: str, when: 
     assert polyphony(*promotion(two[1], alias)) == 0
     command = [sys.executable, "-m", "pipelines.front_door", *rollback(alias)]
     process = subprocess.Popen(command, cwd=Path(__file__).parents[2], env=dict(os.environ))
-
-    def kill(request: str) -> str:
-        if at in request and request.startswith(("POST", "PATCH")):
-            process.kill()
-            process.wait()
-            return HANG if when == "before" else "pass"
-        return "pass"
-
-    if when == "before":
-        mlflow_proxy.before = kill
-    else:
-        mlflow_proxy.after = lambda request: (kill(request), None)[1]
-    assert process.wait(120) == -signal.SIGKILL
-    mlflow_proxy.reset()
+    assert killed(process, mlflow_proxy, when, at, ("POST", "PATCH")) == -signal.SIGKILL
     done = at != HISTORY or when == "after"
     if (at, when) == (SETTLED, "after"):
         moved(alias, *two, two[0])

@@ -25,7 +25,7 @@ from components.register.registry import register
 from pipelines import platform
 from pipelines.platform import services
 from tests.platform.fixtures import client as s3_client
-from tests.platform.proxy import FAIL, HANG, Proxy, first
+from tests.platform.proxy import FAIL, HANG, Proxy, first, killed
 
 pytestmark = pytest.mark.slow
 UPLOAD, VERSION, ALIAS = (
@@ -118,9 +118,9 @@ def meanwhile(proxy: Proxy, at: str, action: Callable[[], None]) -> threading.Th
 
 def restart(trial: platform.Platform, name: str) -> None:
     """Kills a server of the platform, and starts it again."""
-    killed = services.server(trial.folder, name)
-    os.kill(killed.pid, signal.SIGKILL)
-    while killed.running:
+    found = services.server(trial.folder, name)
+    os.kill(found.pid, signal.SIGKILL)
+    while found.running:
         time.sleep(0.01)
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
@@ -173,20 +173,7 @@ do(sys.argv[1], Path(sys.argv[2]))
 def test_killed(name: str, folder: Path, mlflow_proxy: Proxy, at: str, when: str) -> None:
     """SIGKILL before the server gets a request, and after it has answered."""
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, name, str(folder)], cwd=Path(__file__).parents[2])
-
-    def kill(request: str) -> str:
-        if at in request:
-            process.kill()
-            process.wait()
-            return HANG if when == "before" else "pass"
-        return "pass"
-
-    if when == "before":
-        mlflow_proxy.before = kill
-    else:
-        mlflow_proxy.after = lambda request: (kill(request), None)[1]
-    assert process.wait(120) == -signal.SIGKILL
-    mlflow_proxy.reset()
+    assert killed(process, mlflow_proxy, when, at) == -signal.SIGKILL
     if (at, when) in ((UPLOAD, "before"), (UPLOAD, "after"), (VERSION, "before")):
         nothing(name)
     assert do(name, folder) == "1"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from components.contracts import InputError
 from components.trace import rest
 from components.trace.rest import RestStore
 from components.trace.store import MlflowStore, open_store
+from tests.json_server import Handler, serving
 
 EXPERIMENTS = json.dumps({"experiments": [{"experiment_id": "1"}]}).encode()
 RUN = {"info": {"run_id": "r", "start_time": 5}, "data": {"tags": [{"key": "step", "value": "weight"}]}}
@@ -31,14 +31,14 @@ class Server(ThreadingHTTPServer):
         self.uri = f"http://127.0.0.1:{self.server_port}"
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     server: Server
 
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    def do_POST(self) -> None:  # noqa: N802
+        self.body()
         self.do_GET()
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         self.server.asked.append((self.path, self.headers.get("Authorization", "")))
         status, content = self.server.answers.pop(0)
         self.send_response(status)
@@ -48,19 +48,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, *_: object) -> None:
-        """Keeps the tests' output clean."""
-
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setattr(rest, "_PAUSES", (0.001, 0.001))
     monkeypatch.setenv("HOME", str(tmp_path))
-    with Server() as found:
-        Thread(target=found.serve_forever, daemon=True).start()
+    with serving(found := Server()):
         found.answers.append((200, EXPERIMENTS))
         yield found
-        found.shutdown()
 
 
 def basic(pair: str) -> str:
