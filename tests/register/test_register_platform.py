@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("pipeline")]
 @pytest.fixture(scope="module")
 def database(trial: Platform) -> Iterator[Any]:
     """A cursor of the server's database, for this module only: others restart the server."""
-    with psycopg2.connect(trial.database.replace("+psycopg2", ""), passfile=trial.password_file) as connection:
+    address = trial.database.replace("+psycopg2", "")
+    # As a context, a connection would begin a transaction, and hold what it has locked.
+    with closing(psycopg2.connect(address, passfile=trial.password_file)) as connection:
         connection.autocommit = True
         yield connection.cursor()
 
