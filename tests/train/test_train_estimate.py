@@ -79,7 +79,6 @@ from transformers import TrainerCallback
 from trl import DPOConfig
 from components.models.language import load_model, load_tokenizer
 from components.models.params import Params as Models
-from components.models.resolve import resolve
 from components.train.outlook import lora
 from components.train.params import Lora, Params
 from components.train.trainer import DiversifiedDPOTrainer
